@@ -1,0 +1,175 @@
+"""What a format says of a file: which byte ranges hold tensors, and what the tensors are.
+
+A format never loads a model. `locate` names byte ranges of the file (segments); every other byte
+belongs to the skeleton and is kept verbatim. Interleaving the two gives the file back, whatever
+the format thought of it, so a wrong layout can never lose a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from git_theta.errors import FormatError
+
+
+class RangeReader(Protocol):
+    """Random access to the bytes of a file.
+
+    `size` is the length of the file in bytes, or None while only its head is known (a stream).
+    """
+
+    @property
+    def size(self) -> int | None: ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return exactly `size` bytes from `offset`, or fewer where the file ends before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A contiguous byte range of the file: one storage.
+
+    `word` is the width in bytes (1, 2, 4 or 8) of the numbers inside, which the encoder uses to
+    lay bytes out in planes; it is a hint for compression and no part of the segment's identity.
+    """
+
+    offset: int
+    size: int
+    word: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorView:
+    """A named tensor: a segment seen with a dtype and a shape.
+
+    `segment` is an index into `Layout.segments`. `offset` is in bytes from the segment's start.
+    `strides` counts elements, one number per dimension, and is None for a contiguous (C order)
+    tensor. `dtype` is a name of `git_theta.core.dtypes`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    segment: int
+    offset: int = 0
+    strides: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where the tensors of a file lie. Segments are sorted by offset and do not overlap."""
+
+    segments: tuple[Segment, ...]
+    tensors: tuple[TensorView, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be rebuilt: overlaps, disorder, doubled names."""
+        end = 0
+        for segment in self.segments:
+            if segment.offset < end or segment.size < 0:
+                raise FormatError(f"byte ranges overlap at offset {segment.offset}")
+            end = segment.offset + segment.size
+        names = {tensor.name for tensor in self.tensors}
+        if len(names) != len(self.tensors):
+            raise FormatError("two tensors have the same name")
+        for tensor in self.tensors:
+            if not 0 <= tensor.segment < len(self.segments):
+                raise FormatError(f"tensor {tensor.name!r} points at no byte range")
+
+    @property
+    def end(self) -> int:
+        """The offset at which the last segment ends."""
+        return self.segments[-1].offset + self.segments[-1].size if self.segments else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A tensor to be written by `relayout`: name, dtype and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaid:
+    """A skeleton for another set of tensors, and where their segments go between its bytes."""
+
+    skeleton: bytes
+    layout: Layout
+
+
+class Format(Protocol):
+    """A checkpoint format whose tensors are byte ranges of the file.
+
+    `name` goes into manifests and is a promise. A format is looked for first by `detect` on the
+    first bytes of the file, then by the file's name. `sequential` says that `locate` reads only
+    from the start of the file up to the last byte before the tensors, so that it works on a
+    stream; others need the whole file.
+    """
+
+    name: ClassVar[str]
+    sequential: ClassVar[bool]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def detect(self, head: bytes) -> bool:
+        """Say whether a file that begins with `head` (up to 4096 bytes) looks like this format."""
+        ...
+
+    def locate(self, file: RangeReader) -> Layout:
+        """Find the tensors.
+
+        Raises:
+            FormatError: the file is not of this format, or is damaged or hostile.
+        """
+        ...
+
+    def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:
+        """Recompute what depends on the segments' bytes, such as checksums.
+
+        `file` has new segments between the old skeleton's bytes. Returns patches of the skeleton:
+        offset in the file -> bytes, never changing its length.
+        """
+        ...
+
+
+class Relayout(Protocol):
+    """A format that can also write a skeleton for other shapes or another set of tensors."""
+
+    def relayout(
+        self, file: RangeReader, layout: Layout, tensors: Sequence[TensorSpec]
+    ) -> Relaid: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitTensor:
+    """One tensor taken out of a file by `split`: C order, little-endian bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class SplitFormat(Protocol):
+    """A format whose tensors are not byte ranges of the file, such as numbers written as text.
+
+    The law `b"".join(join(*split(f))) == f` is checked on every add; a file that breaks it is
+    stored as opaque chunks.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def detect(self, head: bytes) -> bool: ...
+
+    def split(self, file: RangeReader) -> tuple[bytes, Sequence[SplitTensor]]:
+        """Return the skeleton (opaque to git-theta) and the tensors."""
+        ...
+
+    def join(self, skeleton: bytes, tensors: Iterable[SplitTensor]) -> Iterator[bytes]:
+        """Write the file again from what `split` returned."""
+        ...
