@@ -1,1 +1,1 @@
-"""commands"""
+"""One module for each verb of the command line."""

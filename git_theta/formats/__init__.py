@@ -1,1 +1,1 @@
-"""formats"""
+"""Checkpoint formats: each locates the tensors of a file in place."""

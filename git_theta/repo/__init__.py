@@ -1,1 +1,1 @@
-"""repo"""
+"""The outside: Git, Git LFS, the object store, the filter protocol."""

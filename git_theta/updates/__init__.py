@@ -1,1 +1,1 @@
-"""updates"""
+"""Encodings of a chunk, each exact."""
