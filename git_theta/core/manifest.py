@@ -43,7 +43,8 @@ class Chunk(NamedTuple):
     """At most `CHUNK` bytes of a segment: the unit of storage, of reuse and of updates.
 
     `digest` is the BLAKE3 of the plain bytes, `size` their number; `base` is the digest of the
-    chunk that an update is applied to, or None.
+    chunk that an update is applied to, or None. `summary` is where the chunk's statistics lie;
+    it is no part of equality.
     """
 
     digest: str
@@ -51,6 +52,7 @@ class Chunk(NamedTuple):
     kind: str
     at: Place
     base: str | None = None
+    summary: Place | None = None
 
 
 class Segment(NamedTuple):
@@ -74,7 +76,6 @@ class Tensor(NamedTuple):
     shared: bool = False
     offset: int = 0
     strides: tuple[int, ...] | None = None
-    summary: Place | None = None
 
     def same_as(self, other: Tensor) -> bool:
         """Equality of tensors: dtype, shape, view and bytes; never where they are stored."""
@@ -174,6 +175,8 @@ def _chunk_out(chunk: Chunk) -> dict[str, Any]:
     out: dict[str, Any] = {"size": chunk.size, "kind": chunk.kind, "at": _place_out(chunk.at)}
     if chunk.base is not None:
         out["base"] = chunk.base[:PREFIX]
+    if chunk.summary is not None:
+        out["summary"] = _place_out(chunk.summary)
     return out
 
 
@@ -200,8 +203,6 @@ def _tensor_out(tensor: Tensor) -> dict[str, Any]:
         out["offset"] = tensor.offset
     if tensor.strides is not None:
         out["strides"] = list(tensor.strides)
-    if tensor.summary is not None:
-        out["summary"] = _place_out(tensor.summary)
     return out
 
 
@@ -297,7 +298,8 @@ class _Reader:
         if not _KIND.match(kind):
             raise ManifestError(f"no kind of update: {kind!r}")
         length = _natural(entry["size"]) if size is None else size
-        return Chunk(_digest(digest), length, kind, self.place(entry["at"]), base)
+        summary = self.place(entry["summary"]) if "summary" in entry else None
+        return Chunk(_digest(digest), length, kind, self.place(entry["at"]), base, summary)
 
     def segment(
         self, entry: dict[str, Any], expected: int | None, *, digest: str | None = None
@@ -316,9 +318,8 @@ class _Reader:
         shared = "segment" in entry
         segment = own[entry["segment"]] if shared else self.segment(entry, nbytes(dtype, shape))
         strides = tuple(map(_natural, entry["strides"])) if "strides" in entry else None
-        summary = self.place(entry["summary"]) if "summary" in entry else None
         offset = _natural(entry["offset"]) if "offset" in entry else 0
-        return Tensor(dtype, shape, segment, shared, offset, strides, summary)
+        return Tensor(dtype, shape, segment, shared, offset, strides)
 
 
 def _objects(raw: dict[str, Any]) -> dict[str, int]:

@@ -1,0 +1,180 @@
+"""Byte planes: numbers cut into planes of equal significance, each plane coded on its own.
+
+The sign and exponent bytes of weights are far from random while the low mantissa bytes are noise;
+a Huffman code over each plane comes within a percent of the entropy at several GB/s. zstd serves
+as the Huffman coder: with these parameters its search for matches is all but off.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from git_theta.core.payload import Buffer, expand, squeeze
+from git_theta.errors import CorruptError
+
+BLOCK = 512 << 10
+_NOISE = 7.97
+_SAMPLE = 64 << 10
+_HUFFMAN = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST,
+    target_length=0,
+    min_match=7,
+    hash_log=6,
+    chain_log=6,
+    search_log=1,
+    window_log=17,
+)
+_WORDS: dict[int, npt.DTypeLike] = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class _Scratch(threading.local):
+    """Coders and work arrays of one thread: fresh memory costs more than the work done in it."""
+
+    def __init__(self) -> None:
+        self.huffman = zstandard.ZstdCompressor(compression_params=_HUFFMAN)
+        self.general = zstandard.ZstdCompressor(level=3)
+        self.decompressor = zstandard.ZstdDecompressor()
+        self.plane = np.empty(BLOCK, np.uint8)
+        self.words = np.empty(BLOCK * 8, np.uint8)
+
+
+_scratch = _Scratch()
+
+
+def encode(data: Bytes, word: int) -> list[bytes]:
+    """Cut bytes into frames: for each block, one frame a plane, lowest first; then the tail.
+
+    `word` 0 stands for bytes of no known kind: one general zstd frame a block. Every compressed
+    frame is decoded again and compared before it is returned.
+    """
+    if word == 0:
+        return [_checked(block, _scratch.general) for block in _blocks(data, BLOCK)]
+    whole = len(data) - len(data) % word
+    words = data[:whole].view(_WORDS[word])
+    noise = _noisy_planes(words, word)
+    frames: list[bytes] = []
+    for start in range(0, len(words), BLOCK):
+        block = words[start : start + BLOCK]
+        for index in range(word):
+            plane = _plane(block, index)
+            raw = index in noise
+            frames.append(plane.tobytes() if raw else _checked(plane, _scratch.huffman))
+    if whole < len(data):
+        frames.append(data[whole:].tobytes())
+    return frames
+
+
+def decode(frames: Iterator[memoryview], out: Bytes, word: int, block: int) -> None:
+    """Fill `out` from the frames that `encode` made.
+
+    Raises:
+        CorruptError: the frames do not hold exactly these bytes.
+    """
+    try:
+        if word == 0:
+            for part in _blocks(out, block):
+                part[:] = _expanded(next(frames), len(part))
+        else:
+            _decode_words(frames, out, word, block)
+    except StopIteration as error:
+        raise CorruptError("a stored record lacks a frame") from error
+    if next(frames, None) is not None:
+        raise CorruptError("a stored record has a frame too many")
+
+
+def _decode_words(frames: Iterator[memoryview], out: Bytes, word: int, block: int) -> None:
+    if word not in _WORDS or not 0 < block <= BLOCK:
+        raise CorruptError("a stored record has an impossible word or block size")
+    whole = len(out) - len(out) % word
+    words = out[:whole].view(_WORDS[word])
+    for start in range(0, len(words), block):
+        part = words[start : start + block]
+        planes = [_expanded(next(frames), len(part)) for _ in range(word)]
+        part[:] = planes[-1]
+        for plane in reversed(planes[:-1]):
+            np.left_shift(part, 8, out=part)
+            np.bitwise_or(part, plane, out=part)
+    if whole < len(out):
+        out[whole:] = _expanded(next(frames), len(out) - whole)
+
+
+def choose_word(data: Bytes) -> int:
+    """Guess the word width of bytes of no known kind by coding a sample each way."""
+    middle = max(0, len(data) // 2 - _SAMPLE // 2)
+    sample = data[middle : middle + _SAMPLE]
+    sample = sample[: len(sample) - len(sample) % 8]
+    if len(sample) < 1024:
+        return 0
+    sizes = {
+        word: sum(
+            len(_scratch.huffman.compress(_plane(sample.view(_WORDS[word]), index)))
+            for index in range(word)
+        )
+        for word in (1, 2, 4, 8)
+    }
+    sizes[0] = len(_scratch.general.compress(sample))
+    return min(sizes, key=lambda word: (sizes[word], word))
+
+
+def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:
+    if size <= 0:
+        raise CorruptError("a stored record has an impossible block size")
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def _plane(words: npt.NDArray[np.unsignedinteger], index: int) -> Bytes:
+    """Copy one byte of every word into the thread's scratch plane."""
+    plane = _scratch.plane[: len(words)]
+    if index == 0:
+        np.copyto(plane, words, casting="unsafe")
+    else:
+        shifted = _scratch.words[: words.nbytes].view(words.dtype)
+        np.right_shift(words, 8 * index, out=shifted)
+        np.copyto(plane, shifted, casting="unsafe")
+    return plane
+
+
+def _noisy_planes(words: npt.NDArray[np.unsignedinteger], word: int) -> frozenset[int]:
+    """Find the planes that no entropy coder would shorten, on a sample of the chunk."""
+    if word < 4 or len(words) < _SAMPLE:
+        return frozenset()
+    middle = len(words) // 2 - _SAMPLE // 2
+    noisy = set()
+    for index in range(word - 1):
+        counts = np.bincount(_plane(words[middle : middle + _SAMPLE], index), minlength=256)
+        share = counts[counts > 0] / _SAMPLE
+        if float(-(share * np.log2(share)).sum()) > _NOISE:
+            noisy.add(index)
+    return frozenset(noisy)
+
+
+def _checked(plain: Bytes, compressor: zstandard.ZstdCompressor) -> bytes:
+    """Compress one frame and prove that it comes back."""
+    frame = squeeze(plain.data, compressor)
+    if len(frame) == len(plain):
+        return plain.tobytes()
+    back = np.frombuffer(expand(frame, len(plain), _scratch.decompressor), np.uint8)
+    if not _equal(back, plain):
+        raise CorruptError(
+            "a compressed block did not decode to what it was made from",
+            hint="this machine's memory or its zstandard package is faulty",
+        )
+    return bytes(frame)
+
+
+def _equal(left: Bytes, right: Bytes) -> bool:
+    whole = len(left) - len(left) % 8
+    same = np.array_equal(left[:whole].view(np.uint64), right[:whole].view(np.uint64))
+    return same and np.array_equal(left[whole:], right[whole:])
+
+
+def _expanded(frame: Buffer, size: int) -> Bytes:
+    return np.frombuffer(expand(frame, size, _scratch.decompressor), np.uint8)
