@@ -112,14 +112,14 @@ def choose_word(data: Bytes) -> int:
     sample = sample[: len(sample) - len(sample) % 8]
     if len(sample) < 1024:
         return 0
-    sizes = {
+    sizes: dict[int, int] = {
         word: sum(
-            len(_scratch.huffman.compress(_plane(sample.view(_WORDS[word]), index)))
+            len(_scratch.huffman.compress(_plane(sample.view(_WORDS[word]), index).data))
             for index in range(word)
         )
         for word in (1, 2, 4, 8)
     }
-    sizes[0] = len(_scratch.general.compress(sample))
+    sizes[0] = len(_scratch.general.compress(sample.data))
     return min(sizes, key=lambda word: (sizes[word], word))
 
 
