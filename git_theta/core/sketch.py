@@ -21,7 +21,7 @@ from git_theta.core.dtypes import COMPLEX, DTYPES, FLOAT
 from git_theta.errors import CorruptError
 
 WIDTH = 64
-BLOCK = 64 << 10
+BLOCK = 256 << 10
 _SKETCHED_FROM = 1024
 
 Bytes = npt.NDArray[np.uint8]
