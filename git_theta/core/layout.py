@@ -73,7 +73,7 @@ def check_view(tensor: TensorView, size: int) -> None:
     end = tensor.offset + _extent(tensor)
     if tensor.offset < 0 or end > size:
         raise FormatError(
-            f"tensor {tensor.name!r} reads bytes {tensor.offset} to {end} of a range of {size} bytes"
+            f"tensor {tensor.name!r} reads bytes {tensor.offset} to {end} of a range of {size}"
         )
 
 
