@@ -8,6 +8,7 @@ and its bytes. Numbers are little-endian whatever the system says, because the w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from git_theta.core.layout import Layout, RangeReader, Segment
@@ -47,7 +48,12 @@ class TorchLegacyFormat:
         places = {key: index for index, key in enumerate(keys)}
         if len(places) != len(keys) or storages.keys() - places.keys():
             raise FormatError("the list of storages names one twice, or leaves one out")
-        return Layout(segments=tuple(segments), tensors=tuple(name_tensors({"": root}, places)))
+        tensors = tuple(name_tensors({"": root}, places))
+        widths = words(storages, tensors, places)
+        return Layout(
+            segments=tuple(replace(s, word=widths[i]) for i, s in enumerate(segments)),
+            tensors=tensors,
+        )
 
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:  # noqa: ARG002
         """Patch nothing: the format has no checksums."""
@@ -108,5 +114,4 @@ def _storage(
         raise FormatError(
             f"storage {key[:40]!r} at {at} claims {count} elements, more than the file holds"
         )
-    width = words({key: storage})[key]
-    return Segment(offset=begin, size=size, word=width), begin + size
+    return Segment(offset=begin, size=size), begin + size

@@ -7,7 +7,7 @@ unknown is an error: an object of a foreign class is walked through by its state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +139,14 @@ def name_tensors(roots: Mapping[str, Any], places: Mapping[str, int]) -> Iterato
             yield _view(name, tensor, places[tensor.storage.key])
 
 
-def words(storages: Mapping[str, Storage]) -> dict[str, int]:
-    """The width of the numbers in each storage."""
-    return {key: word(storage.dtype) for key, storage in storages.items()}
+def words(
+    storages: Mapping[str, Storage], tensors: Iterable[TensorView], places: Mapping[str, int]
+) -> dict[int, int]:
+    """The width of the numbers in each segment; tensors know better than untyped storages."""
+    widths = {places[key]: word(s.dtype) for key, s in storages.items() if key in places}
+    for tensor in tensors:
+        widths[tensor.segment] = max(widths[tensor.segment], word(tensor.dtype))
+    return widths
 
 
 def _view(name: str, tensor: Tensor, segment: int) -> TensorView:

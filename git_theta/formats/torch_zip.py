@@ -59,7 +59,8 @@ class TorchZipFormat:
         widths, tensors = _describe(file, members, places)
         return Layout(
             segments=tuple(
-                Segment(offset=m.data, size=m.size, word=widths.get(name, 1)) for name, m in kept
+                Segment(offset=m.data, size=m.size, word=widths.get(index, 1))
+                for index, (_, m) in enumerate(kept)
             ),
             tensors=tensors,
         )
@@ -107,8 +108,8 @@ def _crc(file: RangeReader, segment: Segment) -> int:
 
 def _describe(
     file: RangeReader, members: Mapping[str, Member], places: Mapping[str, int]
-) -> tuple[dict[str, int], tuple[TensorView, ...]]:
-    """The word width of each storage by its member, and the tensors.
+) -> tuple[dict[int, int], tuple[TensorView, ...]]:
+    """The word width of each segment by its number, and the tensors.
 
     A pickle that is not understood costs the names, not the storages: they are still told apart.
     """
@@ -130,14 +131,15 @@ def _read_programs(
     programs: list[tuple[bytes, str, str]],
     members: Mapping[str, Member],
     places: Mapping[str, int],
-) -> tuple[dict[str, int], tuple[TensorView, ...]]:
-    widths: dict[str, int] = {}
-    roots = {}
+) -> tuple[dict[int, int], tuple[TensorView, ...]]:
+    roots: dict[str, Any] = {}
+    found: dict[str, Storage] = {}
     for data, folder, prefix in programs:
         storages = _Storages(folder, members)
         roots[prefix], _ = read_objects(data, storage=storages.find)
-        widths |= words(storages.found)
-    return widths, tuple(name_tensors(roots, places))
+        found |= storages.found
+    tensors = tuple(name_tensors(roots, places))
+    return words(found, tensors, places), tensors
 
 
 class _Storages:
