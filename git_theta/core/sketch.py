@@ -1,0 +1,240 @@
+"""Summaries of a chunk: a few statistics and a sketch from which distances are estimated.
+
+A sketch is 64 sums of the chunk's values under signs that are the same everywhere. The difference
+of two sketches is the sketch of the difference, and its norm estimates the distance to about
+one part in ten. It is a hint for finding relatives and for reports, never a test of equality.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from git_theta.core.dtypes import COMPLEX, DTYPES, FLOAT
+from git_theta.errors import CorruptError
+
+WIDTH = 64
+BLOCK = 256 << 10
+_SKETCHED_FROM = 1024
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Statistics of the finite values of one chunk.
+
+    `norm` is the L2 norm. `sketch` has 64 float32 sums, or none for a small chunk.
+    """
+
+    dtype: str
+    count: int
+    norm: float
+    mean: float
+    low: float
+    high: float
+    nans: int
+    infinities: int
+    sketch: npt.NDArray[np.float32] | None
+
+    def pack(self) -> bytes:
+        """Write the summary; `unpack` reads it."""
+        sketch = b"" if self.sketch is None else self.sketch.astype("<f4").tobytes()
+        numbers = [self.norm, self.mean, self.low, self.high, self.nans, self.infinities]
+        packed: bytes = msgpack.packb([1, self.dtype, self.count, *numbers, sketch])
+        return packed
+
+    def distance(self, other: Summary) -> float | None:
+        """Estimate the L2 distance of two chunks, or None where that is not possible."""
+        if self.sketch is None or other.sketch is None or self.count != other.count:
+            return None
+        return float(np.linalg.norm((self.sketch - other.sketch).astype(np.float64)))
+
+
+def unpack(data: bytes) -> Summary:
+    """Read a summary.
+
+    Raises:
+        CorruptError: the bytes are no summary.
+    """
+    try:
+        version, dtype, count, norm, mean, low, high, nans, infinities, sketch = msgpack.unpackb(
+            data
+        )
+        values = np.frombuffer(sketch, "<f4").copy() if sketch else None
+        if version != 1 or (values is not None and len(values) != WIDTH):
+            raise ValueError("of another version")
+        return Summary(
+            dtype=str(dtype),
+            count=int(count),
+            norm=float(norm),
+            mean=float(mean),
+            low=float(low),
+            high=float(high),
+            nans=int(nans),
+            infinities=int(infinities),
+            sketch=values,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptError(f"a summary is damaged: {error}") from error
+
+
+def summarize(data: Bytes, dtype: str) -> Summary | None:
+    """Summarise the bytes of a chunk, or return None for a dtype that has no numbers."""
+    known = DTYPES.get(dtype)
+    if known is None or known.bits % 8 or not len(data) or len(data) % (known.bits // 8):
+        return None
+    if known.kind != COMPLEX and _numpy_type(dtype) is None:
+        return None
+    return _total(data, dtype)
+
+
+class _Sums:
+    """Running totals over the blocks of a chunk."""
+
+    def __init__(self) -> None:
+        self.count = self.finite = self.nans = self.infinities = 0
+        self.square = self.sum = 0.0
+        self.low, self.high = math.inf, -math.inf
+        self.bins = np.zeros(WIDTH, np.float64)
+
+    def add(self, lanes: Floats, signs: Floats) -> None:
+        """Add one block: row i of `lanes` holds its elements i, i + rows, i + 2 rows, ..."""
+        values = lanes.ravel()
+        finite, square = len(values), float(np.dot(values, values))
+        self.count += finite
+        if math.isfinite(square):
+            extremes = values
+        else:
+            lanes, extremes, square = self._exceptional(lanes)
+            values, finite = lanes.ravel(), len(extremes)
+        self.finite += finite
+        self.square += square
+        self.sum += float(np.dot(values, _ones()[: len(values)]))
+        if finite:
+            self.low = min(self.low, float(extremes.min()))
+            self.high = max(self.high, float(extremes.max()))
+        self.bins += _fold(lanes, signs).T.ravel()
+
+    def _exceptional(self, lanes: Floats) -> tuple[Floats, Floats, float]:
+        """Count what is not finite, and put zeros in its place; squares in float64."""
+        good = np.isfinite(lanes)
+        nans = int(np.count_nonzero(np.isnan(lanes)))
+        self.nans += nans
+        self.infinities += lanes.size - int(np.count_nonzero(good)) - nans
+        wide = np.where(good, lanes, np.float32(0)).astype(np.float64)
+        return wide.astype(np.float32), lanes[good], float(np.vdot(wide, wide))
+
+
+def _total(data: Bytes, dtype: str) -> Summary:
+    """Run over blocks of values, each in cache while it is looked at."""
+    known, sums = DTYPES[dtype], _Sums()
+    size = known.bits // 8 // (2 if known.kind == COMPLEX else 1)
+    paired = dtype == "BF16" and len(data) % 4 == 0
+    for index, start in enumerate(range(0, len(data), BLOCK * size)):
+        block = data[start : start + BLOCK * size]
+        lanes = _pair(block) if paired else _floats(block, dtype)[np.newaxis]
+        sums.add(lanes, _signs(index, *lanes.shape))
+    sketch = sums.bins.astype(np.float32) if sums.count >= _SKETCHED_FROM else None
+    return Summary(
+        dtype=dtype,
+        count=sums.count,
+        norm=math.sqrt(sums.square),
+        mean=sums.sum / sums.finite if sums.finite else 0.0,
+        low=sums.low if sums.finite else 0.0,
+        high=sums.high if sums.finite else 0.0,
+        nans=sums.nans,
+        infinities=sums.infinities,
+        sketch=sketch,
+    )
+
+
+def _pair(block: Bytes) -> Floats:
+    """bf16 values, two to a word, as float32: the even ones in one row, the odd in another."""
+    words = block.view("<u4")
+    lanes = np.empty((2, len(words)), np.uint32)
+    np.left_shift(words, 16, out=lanes[0])
+    np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[1])
+    return lanes.view(np.float32)
+
+
+def _floats(block: Bytes, dtype: str) -> Floats:
+    known = DTYPES[dtype]
+    if known.kind == COMPLEX:
+        return block.view("<f4" if known.bits == 64 else "<f8").astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values: Floats = block.view(_numpy_type(dtype)).astype(np.float32, copy=False)
+    return values
+
+
+@cache
+def _numpy_type(dtype: str) -> Any:
+    plain = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BOOL": "u1"}
+    if dtype in plain:
+        return np.dtype(plain[dtype])
+    known = DTYPES[dtype]
+    if known.kind in ("int", "uint"):
+        return np.dtype(f"<{known.kind[0]}{known.bits // 8}")
+    if known.kind != FLOAT:
+        return None
+    import ml_dtypes  # only for bf16 of odd length and the fp8 kinds: not worth its import time
+
+    names = {
+        "BF16": "bfloat16",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    }
+    return np.dtype(getattr(ml_dtypes, names[dtype])) if dtype in names else None
+
+
+@cache
+def _ones() -> Floats:
+    return np.ones(BLOCK * 2, np.float32)
+
+
+@cache
+def _sign_stream(rows: int) -> Floats:
+    """Signs from SHAKE-128, the same on every machine and in every release, dealt to rows."""
+    stream = hashlib.shake_128(b"git-theta sketch 1").digest(2 * BLOCK // 8)
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
+    signs = np.where(bits, -1.0, 1.0).astype(np.float32)
+    return np.ascontiguousarray(signs.reshape(-1, rows).T)
+
+
+@cache
+def _start(block: int) -> int:
+    """Where in the stream the signs of a block begin: an even place that its number decides."""
+    seed = hashlib.shake_128(b"git-theta block %d" % block).digest(4)
+    return int.from_bytes(seed, "little") % BLOCK & ~1
+
+
+def _signs(block: int, rows: int, columns: int) -> Floats:
+    start = _start(block) // rows
+    return _sign_stream(rows)[:, start : start + columns]
+
+
+def _fold(lanes: Floats, signs: Floats) -> npt.NDArray[np.float64]:
+    """Add signed values into bins by halving: the same order of additions everywhere."""
+    rows, columns = lanes.shape
+    width = WIDTH // rows
+    height = 1 << max(0, -(-columns // width) - 1).bit_length()
+    grid = np.empty((rows, height * width), np.float32)
+    grid[:, columns:] = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.multiply(lanes, signs, out=grid[:, :columns])
+        while height > 1:
+            height //= 2
+            half = height * width
+            np.add(grid[:, :half], grid[:, half : 2 * half], out=grid[:, :half])
+    return grid[:, :width].astype(np.float64)

@@ -1,0 +1,218 @@
+"""A Git repository, asked through Git's own plumbing.
+
+Git answers for configuration, attributes, the index and objects; nothing of it is re-implemented
+here. `GIT_INDEX_FILE` and the other variables that Git gives its filters stay in force, except in
+the shadow repository of the object store (`clean_environment`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from git_theta.errors import NotTrackedError, ThetaError
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEntry:
+    """One line of the index: a path at a stage (0 merged; 1 base, 2 ours, 3 theirs)."""
+
+    mode: str
+    oid: str
+    stage: int
+    path: str
+
+
+class GitError(ThetaError):
+    """A Git command failed in a way that we did not expect."""
+
+
+def run_git(
+    arguments: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> bytes:
+    """Run Git and return what it prints.
+
+    Raises:
+        GitError: Git failed and `check` is true; the message is Git's own.
+    """
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            env=None if env is None else dict(env),
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise GitError("git is not installed, or not on PATH") from error
+    if check and done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise GitError(said or f"git {arguments[0]} failed with exit code {done.returncode}")
+    return done.stdout
+
+
+@dataclass(eq=False)
+class Repo:
+    """A repository: `git_dir` is the worktree's own, `common_dir` is shared by all worktrees."""
+
+    git_dir: Path
+    common_dir: Path
+    top: Path | None
+    _objects: ObjectReader | None = field(default=None, repr=False)
+
+    @classmethod
+    def find(cls, cwd: Path | None = None) -> Repo:
+        """Find the repository around a directory.
+
+        Raises:
+            NotTrackedError: there is none.
+        """
+        where = Path.cwd() if cwd is None else cwd
+        try:
+            told = run_git(["rev-parse", "--absolute-git-dir", "--git-common-dir"], cwd=where)
+            git_dir, common = told.decode(errors="surrogateescape").splitlines()
+        except (GitError, ValueError) as error:
+            raise NotTrackedError(
+                "this is not a Git repository", hint="cd into one, or run git init"
+            ) from error
+        top = run_git(["rev-parse", "--show-toplevel"], cwd=where, check=False)
+        shown = top.decode(errors="surrogateescape").rstrip("\n")
+        return cls(
+            git_dir=Path(git_dir),
+            common_dir=(where / common).resolve(),
+            top=Path(shown) if shown else None,
+        )
+
+    @property
+    def cwd(self) -> Path:
+        """Where Git is run: the top of the work tree, or the git directory of a bare one."""
+        return self.top or self.git_dir
+
+    def git(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> bytes:
+        """Run Git here and return what it prints."""
+        return run_git(arguments, cwd=self.cwd, stdin=stdin, check=check)
+
+    def text(self, *arguments: str, check: bool = True) -> str:
+        """Run Git here and return its answer as text without the last newline."""
+        answer = self.git(*arguments, check=check)
+        return answer.decode(errors="surrogateescape").rstrip("\n")
+
+    @cached_property
+    def config(self) -> Mapping[str, str]:
+        """All configuration in force, keys in lower case up to the last dot; the last one wins."""
+        found: dict[str, str] = {}
+        for item in self.git("config", "-z", "--list").split(b"\0"):
+            key, _, value = item.decode(errors="surrogateescape").partition("\n")
+            found[key] = value
+        return found
+
+    @property
+    def objects(self) -> ObjectReader:
+        """Git's object database, read through one long-running process."""
+        if self._objects is None:
+            self._objects = ObjectReader(self.cwd)
+        return self._objects
+
+    def close(self) -> None:
+        """End the helper processes."""
+        if self._objects is not None:
+            self._objects.close()
+            self._objects = None
+
+    def staged(self, *pathspecs: str) -> list[StagedEntry]:
+        """The index's entries, all of them or those that match (Git's pathspec language)."""
+        listing = self.git("ls-files", "-s", "-z", "--full-name", "--", *pathspecs)
+        return list(_staged_entries(listing))
+
+    def attributes(self, paths: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Attributes of paths (relative to the top): path -> name -> value, unset ones absent."""
+        asked = b"".join(p.encode(errors="surrogateescape") + b"\0" for p in paths)
+        found: dict[str, dict[str, str]] = {}
+        if not asked:
+            return found
+        answer = self.git("check-attr", "-z", "--stdin", *names, stdin=asked)
+        parts = answer.decode(errors="surrogateescape").split("\0")
+        for path, name, value in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
+            entry = found.setdefault(path, {})
+            if value not in ("unspecified", "unset"):
+                entry[name] = value
+        return found
+
+    def resolve(self, rev: str) -> str | None:
+        """The commit that a revision names, or None."""
+        answer = self.text("rev-parse", "-q", "--verify", "--end-of-options", rev, check=False)
+        return answer or None
+
+    @cached_property
+    def promisor(self) -> bool:
+        """Whether this is a partial clone, where reading an absent blob would use the network."""
+        return any(key.startswith("remote.") and key.endswith(".promisor") for key in self.config)
+
+
+def _staged_entries(listing: bytes) -> Iterator[StagedEntry]:
+    for item in listing.split(b"\0"):
+        if item:
+            meta, _, path = item.partition(b"\t")
+            mode, oid, stage = meta.decode().split()
+            yield StagedEntry(mode, oid, int(stage), path.decode(errors="surrogateescape"))
+
+
+class ObjectReader:
+    """`git cat-file --batch`, kept running. Not for use from several threads."""
+
+    def __init__(self, cwd: Path) -> None:
+        self._process = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def read(self, name: str, *, limit: int | None = None) -> tuple[str, bytes] | None:
+        """The object that a name (`OID`, `HEAD:path`, `:0:path`) stands for: (oid, bytes).
+
+        Returns None where there is none. Above `limit` bytes only the first `limit` are returned.
+        """
+        if "\n" in name:
+            return None
+        stdin, stdout = self._pipes()
+        try:
+            stdin.write(name.encode(errors="surrogateescape") + b"\n")
+            stdin.flush()
+            answer = stdout.readline().split()
+        except BrokenPipeError:
+            return None
+        if len(answer) != 3 or not answer[2].isdigit():
+            return None
+        size = int(answer[2])
+        wanted = size if limit is None else min(size, limit)
+        data = stdout.read(wanted)
+        left = size - wanted + 1
+        while left:
+            left -= len(stdout.read(min(left, 1 << 20)))
+        return answer[0].decode(), data
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise GitError("git cat-file has no pipes")
+        return stdin, stdout
+
+    def close(self) -> None:
+        """End the process."""
+        stdin, stdout = self._pipes()
+        stdin.close()
+        stdout.close()
+        self._process.wait()

@@ -1,0 +1,361 @@
+"""The object store: immutable files named by their sha256, in the layout of Git LFS.
+
+It is the media directory of a bare shadow repository, `<git-common-dir>/theta/lfs.git`, so that
+Git LFS can push from it and fetch into it, and never prunes it. Objects land whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from git_theta.core.manifest import Place
+from git_theta.core.payload import OBJECT_MAGIC, Buffer
+from git_theta.errors import MissingError, ThetaError
+
+PACK = 32 << 20
+_OPEN_FILES = 64
+_WRITEV = 512
+
+
+class StoreError(ThetaError):
+    """The object store cannot be written: no space, no permission, a broken disk."""
+
+
+def store_failed(error: OSError, what: str) -> NoReturn:
+    """Turn a system error into a message that says what to do."""
+    reason = error.strerror or str(error)
+    hint = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space and try again; nothing was half-written"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "check who owns the repository's git directory"
+    raise StoreError(f"{what}: {reason}", hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a record will lie once its pack has a name."""
+
+    pack: int
+    offset: int
+    size: int
+
+
+class Store:
+    """Objects of one repository, and of those it borrows from (`alternates`, read only)."""
+
+    def __init__(self, root: Path, *, alternates: Sequence[Path] = (), sync: bool = False) -> None:
+        self.root = root
+        self.media = root / "lfs.git" / "lfs" / "objects"
+        self.scratch = root / "tmp"
+        self.alternates = tuple(alternates)
+        self.sync = sync
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._guard = threading.Lock()
+        self._held = -1
+
+    @classmethod
+    def of(cls, common_dir: Path, *, sync: bool = False) -> Store:
+        """The store of a repository, reading through the alternates of its object database."""
+        return cls(common_dir / "theta", alternates=tuple(_alternates(common_dir)), sync=sync)
+
+    def path(self, oid: str) -> Path:
+        """Where an object lies in this store, whether it is there or not."""
+        return self.media / oid[:2] / oid[2:4] / oid
+
+    def find(self, oid: str) -> Path | None:
+        """The file of an object, here or in a store we borrow from, or None."""
+        for media in (self.media, *self.alternates):
+            path = media / oid[:2] / oid[2:4] / oid
+            if path.is_file():
+                return path
+        return None
+
+    def has(self, oid: str, size: int) -> bool:
+        """Whether an object is here with the right size."""
+        path = self.find(oid)
+        return path is not None and path.stat().st_size == size
+
+    def read(self, place: Place) -> bytes:
+        """Read the bytes of one record.
+
+        Raises:
+            MissingError: the object is not here, or is shorter than the manifest says.
+        """
+        try:
+            data = os.pread(self._open(place.oid), place.size, place.offset)
+        except OSError as error:
+            store_failed(error, f"object {place.oid[:16]} cannot be read")
+        if len(data) != place.size:
+            raise MissingError(
+                f"object {place.oid[:16]} is cut short", hint="run git theta fsck, then fetch"
+            )
+        return data
+
+    def _open(self, oid: str) -> int:
+        with self._guard:
+            handle = self._files.get(oid)
+            if handle is not None:
+                self._files.move_to_end(oid)
+                return handle
+            path = self.find(oid)
+            if path is None:
+                raise MissingError(
+                    f"object {oid[:16]} is not here", hint="run git theta fetch, or git theta pull"
+                )
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._files[oid] = handle
+            return handle
+
+    def forget(self) -> None:
+        """Close files kept open; call between jobs, never while other threads read."""
+        with self._guard:
+            while len(self._files) > _OPEN_FILES:
+                _, handle = self._files.popitem(last=False)
+                os.close(handle)
+
+    def freshen(self, oid: str) -> None:
+        """Say that an object is in use again, so that no collection takes it for old."""
+        path = self.path(oid)
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                os.utime(path)
+
+    def oids(self) -> Iterator[tuple[str, os.stat_result]]:
+        """All objects of this store itself."""
+        for first in _listdir(self.media):
+            for second in _listdir(first):
+                for path in _listdir(second):
+                    if len(path.name) == 64:
+                        with suppress(FileNotFoundError):
+                            yield path.name, path.stat()
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        try:
+            self.media.mkdir(parents=True, exist_ok=True)
+            self.scratch.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            store_failed(error, f"{self.root} cannot be made")
+
+    def hold(self) -> None:
+        """Lock the store, shared, until `release`: while objects are added, none are removed."""
+        with self._guard:
+            if self._held < 0:
+                self._held = self._lock(fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Give up what `hold` took."""
+        with self._guard:
+            if self._held >= 0:
+                os.close(self._held)
+                self._held = -1
+
+    @contextmanager
+    def alone(self, *, wait: bool = True) -> Iterator[bool]:
+        """Lock the store for this process alone; yields whether that was possible."""
+        self.release()
+        try:
+            handle = self._lock(fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(handle)
+
+    def _lock(self, mode: int) -> int:
+        self.prepare()
+        try:
+            handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            store_failed(error, f"{self.root} cannot be written")
+        try:
+            fcntl.flock(handle, mode)
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
+
+    def temporary(self) -> tuple[int, Path]:
+        """Open a new file in the scratch directory: (descriptor, path), locked while it lives."""
+        self.hold()
+        path = self.scratch / f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            handle = os.open(path, flags, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            store_failed(error, f"{self.scratch} cannot be written")
+        return handle, path
+
+    def sweep_temporary(self) -> None:
+        """Remove what killed processes left behind: files that nobody holds locked."""
+        for path in _listdir(self.scratch):
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(handle)
+
+    def land(self, temporary: Path, handle: int, oid: str) -> None:
+        """Give a finished temporary file its name; an object that exists already wins."""
+        target = self.path(oid)
+        try:
+            if self.sync:
+                os.fsync(handle)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                os.utime(target)
+                temporary.unlink()
+            else:
+                temporary.replace(target)
+            if self.sync:
+                _sync_directory(target.parent)
+        except OSError as error:
+            store_failed(error, f"object {oid[:16]} cannot be stored")
+
+
+def _listdir(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alternates(common_dir: Path) -> Iterator[Path]:
+    """Media directories of the repositories whose object databases this one borrows."""
+    seen, waiting = {common_dir}, [common_dir]
+    while waiting:
+        objects = waiting.pop() / "objects"
+        try:
+            lines = (objects / "info" / "alternates").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            other = (objects / line).resolve().parent
+            if line and not line.startswith("#") and other not in seen:
+                seen.add(other)
+                waiting.append(other)
+                yield other / "theta" / "lfs.git" / "lfs" / "objects"
+
+
+class PackWriter:
+    """Appends records to packs of about `PACK` bytes; not for use from several threads.
+
+    Use as a context manager: an exception removes what has not landed.
+    """
+
+    def __init__(self, store: Store, *, limit: int = PACK) -> None:
+        self._store = store
+        self._limit = limit
+        self._handle = -1
+        self._path = Path()
+        self._size = 0
+        self._sha = hashlib.sha256()
+        self.finished: list[tuple[str, int]] = []
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.abandon()
+
+    @property
+    def written(self) -> int:
+        """Bytes in packs, finished or not."""
+        return self._size + sum(size for _, size in self.finished)
+
+    def append(self, buffers: Sequence[Buffer]) -> Spot:
+        """Add one record; its object has a name only after `finish`."""
+        length = sum(len(buffer) for buffer in buffers)
+        if self._size and self._size + length > 2 * self._limit - (1 << 20):
+            self._close_pack()
+        if not self._size:
+            self._open_pack()
+        spot = Spot(len(self.finished), self._size, length)
+        self._write(buffers)
+        if self._size >= self._limit:
+            self._close_pack()
+        return spot
+
+    def place(self, spot: Spot) -> Place:
+        """Where a record lies, once its pack is finished."""
+        return Place(self.finished[spot.pack][0], spot.offset, spot.size)
+
+    def finish(self) -> None:
+        """Give the last pack its name."""
+        if self._size:
+            self._close_pack()
+
+    def abandon(self) -> None:
+        """Remove the pack being written; finished ones stay until a collection takes them."""
+        if self._size:
+            self._size = 0
+            os.close(self._handle)
+            self._path.unlink(missing_ok=True)
+
+    def _open_pack(self) -> None:
+        self._handle, self._path = self._store.temporary()
+        self._sha = hashlib.sha256()
+        self._write([OBJECT_MAGIC])
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        try:
+            for start in range(0, len(views), _WRITEV):
+                write_all(self._handle, views[start : start + _WRITEV])
+        except OSError as error:
+            self._size = max(self._size, 1)
+            self.abandon()
+            store_failed(error, "the object store cannot be written")
+        for view in views:
+            self._sha.update(view)
+            self._size += len(view)
+
+    def _close_pack(self) -> None:
+        oid = self._sha.hexdigest()
+        try:
+            self._store.land(self._path, self._handle, oid)
+        except ThetaError:
+            self.abandon()
+            raise
+        os.close(self._handle)
+        self.finished.append((oid, self._size))
+        self._size = 0
+
+
+def write_all(handle: int, views: list[memoryview]) -> None:
+    """`os.writev` until everything is written."""
+    while views:
+        done = os.writev(handle, views)
+        while views and done >= len(views[0]):
+            done -= len(views[0])
+            views.pop(0)
+        if views and done:
+            views[0] = views[0][done:]

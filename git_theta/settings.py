@@ -1,0 +1,111 @@
+"""What a user may set, read once at the edge: environment, `git config theta.*`, defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_theta.errors import UsageError
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings in force; passed down, never looked up again.
+
+    `smudge_limit` is in bytes: larger files stay manifests in the work tree until
+    `git theta pull` writes them. `grace` is in seconds: younger objects are never collected.
+    `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
+    `threads` is the number of encoding and decoding threads.
+    """
+
+    smudge_limit: int
+    skip_smudge: bool = False
+    auto_hooks: bool = True
+    reuse: str = "tree"
+    grace: int = 24 * 3600
+    memory: int = 2 << 30
+    threads: int = 2
+    sync: bool = False
+
+    @classmethod
+    def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
+        """Read settings.
+
+        Raises:
+            UsageError: a value is not understood; the message names its key.
+        """
+        env = os.environ if environ is None else environ
+        values = {key.lower(): value for key, value in config.items()}
+        reuse = values.get("theta.reuse", "tree")
+        if reuse not in ("tree", "repository"):
+            raise UsageError(f"theta.reuse is {reuse!r}", hint="set tree or repository")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return cls(
+            smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
+            skip_smudge=_truth(env.get("GIT_THETA_SKIP_SMUDGE", "0"), "GIT_THETA_SKIP_SMUDGE"),
+            auto_hooks=_truth(values.get("theta.autohooks", "true"), "theta.autoHooks"),
+            reuse=reuse,
+            grace=_duration(values.get("theta.graceperiod", "24h")),
+            memory=_size(values, "theta.memory", 2 << 30),
+            threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
+            sync=_syncs_loose_objects(values.get("core.fsync", "")),
+        )
+
+
+def environment() -> dict[str, str]:
+    """A copy of this process's environment, for children that get a changed one."""
+    return dict(os.environ)
+
+
+def caller_directory() -> Path:
+    """Where the user stood when Git was called, which may be below the top."""
+    return Path(os.environ.get("GIT_PREFIX", ""))
+
+
+def _truth(text: str, key: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise UsageError(f"{key} is {text!r}", hint="set true or false")
+
+
+def _size(values: Mapping[str, str], key: str, default: int) -> int:
+    text = values.get(key)
+    if text is None:
+        return default
+    match = re.fullmatch(r"\s*(\d{1,15})\s*([kmgt]?)(i?b)?\s*", text.lower())
+    if match is None:
+        raise UsageError(f"{key} is {text!r}", hint="set a number of bytes, such as 8g")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _duration(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*([smhd]?)\s*", text.lower())
+    if match is None:
+        raise UsageError(f"theta.gracePeriod is {text!r}", hint="set a time, such as 24h, 7d or 0")
+    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _syncs_loose_objects(components: str) -> bool:
+    """Follow Git: `core.fsync` is a list of parts, later ones add to or (with -) take away."""
+    on = False
+    for part in components.split(","):
+        word = part.strip()
+        if word in ("loose-object", "objects", "added", "all"):
+            on = True
+        elif word in ("none", "-loose-object", "-objects", "-added", "-all", "derived-metadata"):
+            on = False
+    return on
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 16 << 30
