@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 import msgpack
 import zstandard
 
+from git_theta.core.manifest import MAX_CHUNK
 from git_theta.errors import CorruptError
 
 OBJECT_MAGIC = b"git-theta obj 1\n"
-CHUNK = 32 << 20
-MAX_CHUNK = 64 << 20
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER = 16 << 20
 
