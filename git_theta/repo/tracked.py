@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core.manifest import MAGIC, is_manifest
-from git_theta.errors import NotTrackedError
+from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
+from git_theta.errors import ManifestError, NotTrackedError
 from git_theta.repo.gitrepo import GitError, Repo, StagedEntry
 
 # No manifest is smaller or larger; blobs outside are not even read.
@@ -87,6 +87,18 @@ def find_blob(repo: Repo, rev: str | None, path: str) -> tuple[str, bytes]:
             f"{path!r} {where} is not kept by git-theta", hint="git theta track, then git add"
         )
     return found
+
+
+def parse_at(path: str, text: bytes) -> Manifest:
+    """Read the manifest of a path.
+
+    Raises:
+        ManifestError: it is damaged; the message names the path.
+    """
+    try:
+        return parse(text)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}", hint=error.hint) from error
 
 
 def is_left_as_manifest(path: Path) -> bool:
