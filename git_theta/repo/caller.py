@@ -7,8 +7,8 @@ from pathlib import Path
 
 _WITH_VALUE = ("-c", "-C", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--config-env")
 _DIFFING = frozenset(
-    "diff log show blame annotate format-patch diff-index diff-tree diff-files stash "
-    "whatchanged range-diff grep difftool".split()
+    {"diff", "log", "show", "blame", "annotate", "format-patch", "diff-index", "diff-tree"}
+    | {"diff-files", "stash", "whatchanged", "range-diff", "grep", "difftool"}
 )
 
 

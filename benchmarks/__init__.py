@@ -1,0 +1,1 @@
+"""Measurements against Git LFS, and the demonstration."""

@@ -1,0 +1,201 @@
+"""Makes and changes the safetensors files that are measured. Run as a program.
+
+Everything is deterministic and streamed, and written here by hand, so that what is measured
+depends on no framework. Weights are drawn as trained ones look to an entropy coder: normal,
+each tensor with a spread of its own and each row with a little of its own on top, norms near
+one, small biases; bf16 is fp32 rounded to the nearest even.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK = 1 << 22  # elements made at a time
+WIDTHS = {"F32": 4, "BF16": 2}
+
+Floats = npt.NDArray[np.float32]
+Layout = dict[str, tuple[int, ...]]
+
+
+class Entry(NamedTuple):
+    """Where one tensor lies in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def gpt(scale: float) -> Layout:
+    """292 tensors with biases, 268.9 M parameters: about 1 GiB in fp32."""
+    d, layers = int(1024 * scale), 18
+    shapes: Layout = {"wte.weight": (int(40000 * scale), d), "wpe.weight": (1024, d)}
+    for i in range(layers):
+        sizes = {"attn.q": (d, d), "attn.k": (d, d), "attn.v": (d, d), "attn.o": (d, d)}
+        sizes |= {"mlp.up": (4 * d, d), "mlp.down": (d, 4 * d)}
+        for part, shape in sizes.items():
+            shapes[f"h.{i}.{part}.weight"] = shape
+            shapes[f"h.{i}.{part}.bias"] = shape[:1]
+        for part in ("ln_1", "ln_2"):
+            shapes[f"h.{i}.{part}.weight"] = shapes[f"h.{i}.{part}.bias"] = (d,)
+    shapes["ln_f.weight"] = shapes["ln_f.bias"] = (d,)
+    return shapes
+
+
+def llama(scale: float) -> Layout:
+    """299 tensors without biases, 533.5 M parameters: about 1 GiB in bf16."""
+    d = int(1152 * scale)
+    shapes: Layout = {"model.embed_tokens.weight": (int(64000 * scale), d)}
+    for i in range(33):
+        at = f"model.layers.{i}"
+        for part, rows in (("q", d), ("k", d // 4), ("v", d // 4), ("o", d)):
+            shapes[f"{at}.self_attn.{part}_proj.weight"] = (rows, d)
+        hidden = int(3072 * scale)
+        shapes[f"{at}.mlp.gate_proj.weight"] = shapes[f"{at}.mlp.up_proj.weight"] = (hidden, d)
+        shapes[f"{at}.mlp.down_proj.weight"] = (d, hidden)
+        shapes[f"{at}.input_layernorm.weight"] = (d,)
+        shapes[f"{at}.post_attention_layernorm.weight"] = (d,)
+    shapes["model.norm.weight"] = (d,)
+    return shapes
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """Read where the tensors of a file lie."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: Entry(
+            fields["dtype"],
+            tuple(fields["shape"]),
+            8 + length + fields["data_offsets"][0],
+            8 + length + fields["data_offsets"][1],
+        )
+        for name, fields in header.items()
+    }
+
+
+def _header(layout: Layout, dtype: str) -> bytes:
+    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in layout.items():
+        end = offset + int(np.prod(shape)) * WIDTHS[dtype]
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _as_bytes(values: Floats, dtype: str) -> bytes:
+    if dtype == "F32":
+        return values.tobytes()
+    words = values.view(np.uint32)
+    return ((words + 0x7FFF + ((words >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
+
+
+def _as_floats(data: bytes, dtype: str) -> Floats:
+    if dtype == "F32":
+        return np.frombuffer(data, np.float32).copy()
+    words = np.frombuffer(data, np.uint16).astype(np.uint32)
+    return np.left_shift(words, 16, out=words).view(np.float32)
+
+
+def trained(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Floats]:
+    """Draw a tensor's values, block by block."""
+    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
+    if len(shape) == 1:
+        centre, spread = (0.0, 0.01) if name.endswith("bias") else (1.0, 0.05)
+        yield centre + spread * random.standard_normal(shape, np.float32)
+        return
+    spread = 0.02 * float(np.exp(0.35 * random.standard_normal()))
+    step = max(1, BLOCK // shape[1])
+    for row in range(0, shape[0], step):
+        rows = min(step, shape[0] - row)
+        scales = spread * np.exp(0.2 * random.standard_normal((rows, 1), np.float32))
+        block = random.standard_normal((rows, shape[1]), np.float32)
+        block *= scales
+        yield block
+
+
+def cheap(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Floats]:
+    """Values at the speed of the disk: one drawn block, scaled anew for every block."""
+    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
+    block = random.standard_normal(BLOCK, np.float32) * np.float32(0.02)
+    left, turn = int(np.prod(shape)), 0
+    while left:
+        yield block[:left] * np.float32(1 + turn / 1000)
+        left, turn = left - min(left, BLOCK), turn + 1
+
+
+def make(kind: str, path: Path, scale: float) -> None:
+    """Write one of the files that are measured."""
+    dtype, draw = "F32", trained
+    if kind == "fp32":
+        layout = gpt(scale)
+    elif kind == "bf16":
+        layout, dtype = llama(scale), "BF16"
+    elif kind == "tensors":
+        layout = {f"slot.{i:06}.weight": (1, 256) for i in range(int(100_000 * scale))}
+    elif kind == "large":
+        layout, draw = {f"w.{i:03}": (16, int((1 << 18) * scale)) for i in range(256)}, cheap
+    else:
+        layout, draw = {"w": (4096, int((1 << 18) * scale))}, cheap
+    with path.open("wb") as file:
+        file.write(_header(layout, dtype))
+        for name, shape in layout.items():
+            for block in draw(name, shape, 1):
+                file.write(_as_bytes(block, dtype))
+
+
+def change(source: Path, target: Path, count: int) -> dict[str, int]:
+    """Copy a file with some of its matrices trained a little further; their sizes in bytes."""
+    shutil.copyfile(source, target)
+    found = entries(source)
+    matrices = sorted(n for n, e in found.items() if len(e.shape) == 2 and "emb" not in n)
+    chosen = matrices[len(matrices) // 2 :][:count]
+    random = np.random.Generator(np.random.SFC64(2))
+    with target.open("r+b") as file:
+        for name in chosen:
+            entry = found[name]
+            file.seek(entry.start)
+            values = _as_floats(file.read(entry.end - entry.start), entry.dtype)
+            step = np.float32(0.05) * values.std()
+            values += step * random.standard_normal(values.shape, np.float32)
+            file.seek(entry.start)
+            file.write(_as_bytes(values, entry.dtype))
+    return {name: found[name].end - found[name].start for name in chosen}
+
+
+def main() -> None:
+    """Make a model, or a changed copy of one."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make")
+    making.add_argument("kind", choices=["fp32", "bf16", "tensors", "large", "single"])
+    making.add_argument("path", type=Path)
+    making.add_argument("--scale", type=float, default=1.0)
+    changing = commands.add_parser("change")
+    changing.add_argument("source", type=Path)
+    changing.add_argument("target", type=Path)
+    changing.add_argument("--count", type=int, default=2)
+    given = parser.parse_args()
+    if given.command == "make":
+        make(given.kind, given.path, given.scale)
+    else:
+        print(json.dumps(change(given.source, given.target, given.count)))
+
+
+if __name__ == "__main__":
+    main()
