@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +17,6 @@ from git_theta.repo.configuration import installed
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.tracked import staged_blobs
 
-OPAQUE = "opaque"
 _SHOWN = 5
 
 
@@ -59,7 +59,7 @@ def command(
 
 
 def _options(format_name: str | None, merge_name: str | None) -> dict[str, str]:
-    known = [*registry.names("formats"), OPAQUE]
+    known = [*registry.names("formats"), "opaque"]
     if format_name is not None and format_name not in known:
         raise UsageError(
             f"no format is called {format_name!r}", hint=f"installed are: {', '.join(known)}"
@@ -101,22 +101,30 @@ def _advise(repo: Repo, patterns: tuple[str, ...], attributes: AttributesFile) -
 
 
 def _warn_of_overridden(repo: Repo, attributes: AttributesFile) -> None:
-    """A later line, or a file that Git reads after this one, may say something else."""
-    here = standing_directory(repo)
-    below = path_from_top(repo, str(here))
+    for pattern, value, example in overridden(repo, attributes):
+        complain(
+            f"warning: {printable(pattern)} is overridden: filter is {printable(value)} for a "
+            f"file such as {printable(example)}; look at the lines below it, and at "
+            ".git/info/attributes"
+        )
+
+
+def overridden(repo: Repo, attributes: AttributesFile) -> Iterator[tuple[str, str, str]]:
+    """Patterns of a file that do not do what they say: (pattern, filter in force, example).
+
+    A later line, or a file that Git reads after this one, may say something else.
+    """
+    everywhere = attributes.path.parent == repo.common_dir / "info"
+    below = "." if everywhere else path_from_top(repo, str(attributes.path.parent))
     prefix = "" if below == "." else below + "/"
     for line in attributes.lines:
         example = _example(line.pattern) if line.ours else ""
         if not example:
             continue
         found = repo.attributes([prefix + example], ["filter"])
-        value = found.get(prefix + example, {}).get("filter")
+        value = found.get(prefix + example, {}).get("filter", "unset")
         if value != "theta":
-            complain(
-                f"warning: {printable(line.pattern)} is overridden: filter is "
-                f"{printable(value or 'unset')} for a file such as {printable(example)}; look at "
-                "the lines below it, and at .git/info/attributes"
-            )
+            yield line.pattern, value, prefix + example
 
 
 def _example(pattern: str) -> str:

@@ -164,3 +164,17 @@ def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, s
             found[oid].append((commit, item))
             oid = ""
     return found
+
+
+def untracked_manifests(repo: Repo) -> Iterator[tuple[str, str]]:
+    """Staged manifests whose attributes do not give them to git-theta: (path, their filter)."""
+    ours = {entry.path for entry in staged_paths(repo)}
+    others = [e for e in repo.staged() if e.mode in _REGULAR and e.path not in ours]
+    asked = "".join(f"{entry.oid}\n" for entry in others).encode()
+    told = repo.git("cat-file", "--batch-check=%(objectsize)", stdin=asked).splitlines()
+    for entry, size in zip(others, told, strict=True):
+        if not size.isdigit() or not _SMALLEST <= int(size) <= _LARGEST:
+            continue
+        if manifest_text(repo, entry.oid) is not None:
+            found = repo.attributes([entry.path], ["filter"])
+            yield entry.path, found.get(entry.path, {}).get("filter", "unset")
