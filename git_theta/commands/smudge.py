@@ -76,11 +76,11 @@ class Smudger:
         return {o: size for o, size in manifest.objects.items() if not store.has(o, size)}
 
     def _fetch(self, objects: Mapping[str, int]) -> None:
-        from git_theta.repo.remotes import resolve_missing
-
         store = self.session.store
         missing = {oid: size for oid, size in objects.items() if not store.has(oid, size)}
         if missing:
+            from git_theta.repo.remotes import resolve_missing
+
             resolve_missing(self.session.repo, store, missing)
 
     def _restore(self, path: str, text: bytes) -> Iterator[memoryview]:

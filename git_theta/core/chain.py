@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from git_theta.core.manifest import Chunk, Place
 from git_theta.core.payload import Buffer, Header, pack, unpack
+from git_theta.core.planes import Grain
 from git_theta.errors import CorruptError
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,7 +26,7 @@ class Encoded:
     """What an update makes of a chunk: frames, and what it must know to read them again."""
 
     frames: list[bytes]
-    word: int
+    cut: Grain
     block: int
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -36,8 +37,8 @@ class Update(Protocol):
     name: ClassVar[str]
     needs_base: ClassVar[bool]
 
-    def encode(self, new: Bytes, base: Bytes | None, word: int) -> Encoded | None:
-        """Encode a chunk, or decline with None. `word` is the width of its numbers in bytes."""
+    def encode(self, new: Bytes, base: Bytes | None, cut: Grain) -> Encoded | None:
+        """Encode a chunk, or decline with None. `cut` says what its numbers are like."""
         ...
 
     def decode(
@@ -59,20 +60,21 @@ def digest_of(data: Buffer | Bytes) -> str:
     return blake3(data.data if isinstance(data, np.ndarray) else data).hexdigest()
 
 
-def encode_chunk(data: Bytes, digest: str, word: int, update: Update) -> list[Buffer]:
+def encode_chunk(data: Bytes, digest: str, cut: Grain, update: Update) -> list[Buffer]:
     """Write a chunk as a record that stands alone.
 
     Raises:
         CorruptError: the update declined; a `dense` one never does.
     """
-    encoded = update.encode(data, None, word)
+    encoded = update.encode(data, None, cut)
     if encoded is None:
         raise CorruptError(f"the update {update.name!r} declined to store a chunk")
     header = Header(
         digest=bytes.fromhex(digest),
         size=len(data),
         kind=update.name,
-        word=encoded.word,
+        word=encoded.cut.word,
+        turned=encoded.cut.turned,
         block=encoded.block,
         extra=encoded.extra,
     )

@@ -155,8 +155,8 @@ class Cleaner(Generic[Spot]):
         if known is not None and known.size == piece.size:
             return known
         span = self._spans[piece.span]
-        word = span.word or planes.choose_word(plain)
-        record = encode_chunk(plain, digest, word, self._tools.update)
+        cut = planes.grain(span.dtype) if span.dtype else planes.guess_grain(plain)
+        record = encode_chunk(plain, digest, cut, self._tools.update)
         if piece.size < _SMALL:
             record = [b"".join(record)]
         return _Fresh(digest, piece.size, record, _summary(plain, span.dtype))
@@ -249,7 +249,7 @@ class Cleaner(Generic[Spot]):
             if known is not None and known.size == len(part):
                 parts.append(known)
             else:
-                record = encode_chunk(part, digest, 0, self._tools.update)
+                record = encode_chunk(part, digest, planes.Grain(), self._tools.update)
                 parts.append(self._store(_Fresh(digest, len(part), record, None)))
         self._tools.data.finish()
         return self._segment(digest_of(plain), parts)

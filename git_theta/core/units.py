@@ -15,12 +15,10 @@ GAP = 1 << 20
 class Span:
     """A segment to be stored. `views` are indexes of the layout's tensors that lie in it.
 
-    `word` is the width of its numbers in bytes, 0 where nothing is known of them; `dtype` is that
-    of its first tensor, or empty.
+    `dtype` is that of its first tensor, or empty where nothing is known of its bytes.
     """
 
     size: int
-    word: int = 0
     dtype: str = ""
     views: tuple[int, ...] = ()
 
@@ -70,7 +68,7 @@ def plan(layout: Layout) -> tuple[list[Span], list[Unit]]:
         elif gap:
             runs.append((None, gap))
         dtype = layout.tensors[of[0]].dtype if of else ""
-        found.append(Span(segment.size, segment.word if of else 0, dtype, tuple(of)))
+        found.append(Span(segment.size, dtype, tuple(of)))
         runs.append((len(found) - 1, segment.size))
         end = segment.offset + segment.size
     return found, list(_units(runs))

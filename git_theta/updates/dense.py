@@ -16,8 +16,13 @@ class DenseUpdate:
     name: ClassVar[str] = "dense"
     needs_base: ClassVar[bool] = False
 
-    def encode(self, new: Bytes, base: Bytes | None, word: int) -> Encoded | None:  # noqa: ARG002
-        return Encoded(frames=planes.encode(new, word), word=word, block=planes.BLOCK)
+    def encode(
+        self,
+        new: Bytes,
+        base: Bytes | None,  # noqa: ARG002
+        cut: planes.Grain,
+    ) -> Encoded | None:
+        return Encoded(frames=planes.encode(new, cut), cut=cut, block=planes.BLOCK)
 
     def decode(
         self,
@@ -26,4 +31,4 @@ class DenseUpdate:
         base: Bytes | None,  # noqa: ARG002
         out: Bytes,
     ) -> None:
-        planes.decode(frames, out, header.word, header.block)
+        planes.decode(frames, out, planes.Grain(header.word, header.turned), header.block)
