@@ -70,5 +70,3 @@ def _close_output() -> None:
 
     with suppress(OSError, ValueError):
         sys.stdout.close()
-
-

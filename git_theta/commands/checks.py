@@ -21,7 +21,7 @@ from git_theta.repo.objects import Store
 from git_theta.repo.tracked import (
     TrackedBlob,
     is_left_as_manifest,
-    parse_at,
+    read_or_error,
     staged_blobs,
     untracked_manifests,
 )
@@ -43,16 +43,14 @@ class Subject:
         return list(staged_blobs(self.repo))
 
     @cached_property
+    def read(self) -> dict[str, Manifest | ManifestError]:
+        """Their manifests, or why one cannot be read."""
+        return {b.path: read_or_error(b.path, b.text) for b in self.blobs if b.text is not None}
+
+    @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """The manifests among them that can be read."""
-        found = {}
-        for blob in self.blobs:
-            try:
-                if blob.text is not None:
-                    found[blob.path] = parse_at(blob.path, blob.text)
-            except ManifestError:
-                continue
-        return found
+        """The manifests that can be read."""
+        return {path: m for path, m in self.read.items() if isinstance(m, Manifest)}
 
     @cached_property
     def store(self) -> Store:
@@ -171,19 +169,18 @@ def check_files(subject: Subject) -> Iterator[Finding]:
 
 
 def _check_manifests(subject: Subject) -> Iterator[Finding]:
-    for blob in subject.blobs:
-        try:
-            if blob.text is not None and blob.path not in subject.manifests:
-                parse_at(blob.path, blob.text)
-        except ManifestError as error:
-            remedy = error.hint or "git theta fsck"
-            yield Finding(check="files", status="fault", message=str(error), remedy=remedy)
+    for read in subject.read.values():
+        if isinstance(read, ManifestError):
+            remedy = read.hint or "git theta fsck"
+            yield Finding(check="files", status="fault", message=str(read), remedy=remedy)
 
 
 def check_store(subject: Subject) -> Iterator[Finding]:
     """The object store: permissions, what is missing, what is borrowed."""
     store = subject.store
-    where = next(path for path in (store.media, store.root, subject.repo.common_dir) if path.is_dir())
+    where = next(
+        path for path in (store.media, store.root, subject.repo.common_dir) if path.is_dir()
+    )
     if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
         yield Finding(
             check="store",
@@ -232,20 +229,26 @@ def check_plugins(subject: Subject) -> Iterator[Finding]:
             needed.setdefault((entry, provider), []).append(path)
     for (entry, provider), paths in needed.items():
         group, _, name = entry.partition(":")
-        try:
-            registry.find(group.removeprefix("git_theta."), name)
-        except PluginError as error:
+        error = _claim(group.removeprefix("git_theta."), name)
+        if error is not None:
             yield Finding(
                 check="plug-ins",
                 status="fault",
                 message=f"{few(paths)}: {error}",
                 remedy=f"pip install {printable(provider.split(' ')[0])}",
             )
-    for group in ("formats", "updates"):
-        for name in registry.names(group):
-            try:
-                registry.find(group, name)
-            except PluginError as error:
-                yield Finding(
-                    check="plug-ins", status="fault", message=str(error), remedy=error.hint
-                )
+    claims = [
+        _claim(group, name) for group in ("formats", "updates") for name in registry.names(group)
+    ]
+    for error in claims:
+        if error is not None:
+            yield Finding(check="plug-ins", status="fault", message=str(error), remedy=error.hint)
+
+
+def _claim(group: str, name: str) -> PluginError | None:
+    """Why a plug-in cannot be had, or None."""
+    try:
+        registry.find(group, name)
+    except PluginError as error:
+        return error
+    return None

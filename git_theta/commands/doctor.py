@@ -31,7 +31,9 @@ def command(as_json: bool) -> int:
         say_json({"faults": faults, "findings": [asdict(finding) for finding in found]})
         return 1 if faults else 0
     for finding in found:
-        say_painted(f"{finding.status:8}{finding.check}: {finding.message}", _COLOURS[finding.status])
+        say_painted(
+            f"{finding.status:8}{finding.check}: {finding.message}", _COLOURS[finding.status]
+        )
         if finding.remedy:
             say(f"        remedy: {finding.remedy}")
     note(f"{count(faults, 'fault')} found." if faults else "No faults found.")

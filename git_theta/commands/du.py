@@ -21,7 +21,13 @@ from git_theta.core.manifest import Manifest, Place
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
-from git_theta.repo.tracked import every_manifest, parse_at, staged_blobs, tree_blobs
+from git_theta.repo.tracked import (
+    every_manifest,
+    parse_at,
+    read_or_error,
+    staged_blobs,
+    tree_blobs,
+)
 
 
 @click.command()
@@ -75,10 +81,11 @@ def _store(repo: Repo) -> dict[str, int]:
     here = {oid: stat.st_size for oid, stat in Store.of(repo.common_dir).oids()}
     named: set[str] = set()
     for blob, text in every_manifest(repo):
-        try:
-            named.update(parse_at(f"blob {blob}", text).objects)
-        except ManifestError as error:
-            note(f"warning: {error} (git theta fsck)")
+        read = read_or_error(f"blob {blob}", text)
+        if isinstance(read, ManifestError):
+            note(f"warning: {read} (git theta fsck)")
+        else:
+            named.update(read.objects)
     unnamed = here.keys() - named
     return {
         "objects": len(here),

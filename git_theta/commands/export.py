@@ -69,9 +69,7 @@ def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
             write_whole(target, _counted(pieces, advance))
 
 
-def _counted(
-    pieces: Iterable[memoryview], advance: Callable[[int], None]
-) -> Iterator[memoryview]:
+def _counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
     for piece in pieces:
         yield piece
         advance(len(piece))

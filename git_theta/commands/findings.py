@@ -71,9 +71,11 @@ def check_program() -> Iterator[Finding]:
         )
         return
     try:
-        told = subprocess.run(
-            [found, "--version"], capture_output=True, check=False, timeout=60
-        ).stdout.decode(errors="replace").strip()
+        told = (
+            subprocess.run([found, "--version"], capture_output=True, check=False, timeout=60)
+            .stdout.decode(errors="replace")
+            .strip()
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         told = str(error)
     if told == f"git-theta {__version__}":

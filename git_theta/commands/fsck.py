@@ -12,9 +12,9 @@ from git_theta.commands.progress import progress
 from git_theta.commands.proof import Failure, Proof, prove
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import count, note, printable, say, say_json, size_text
-from git_theta.core.manifest import Manifest, Segment, parse
+from git_theta.core.manifest import Manifest, Segment
 from git_theta.errors import CorruptError, ManifestError, MissingError
-from git_theta.repo.tracked import every_manifest, named_places, staged_blobs
+from git_theta.repo.tracked import every_manifest, named_places, read_or_error, staged_blobs
 
 _REMEDIES = {
     "missing": "git theta fetch --all; else git theta push --all in a clone that has it",
@@ -66,7 +66,9 @@ def command(is_rebuild: bool, as_json: bool) -> int:
             _rebuild(session, manifests, proof)
     finally:
         session.close()
-    checked = _Checked(len(manifests), len({o for m in manifests.values() for o in m.objects}), total)
+    checked = _Checked(
+        len(manifests), len({o for m in manifests.values() for o in m.objects}), total
+    )
     if as_json:
         say_json({**asdict(checked), "losses": [asdict(loss) for loss in losses]})
     else:
@@ -86,10 +88,11 @@ def _read_all(session: Session) -> tuple[dict[str, Manifest], list[Loss]]:
     manifests: dict[str, Manifest] = {}
     broken: dict[str, str] = {}
     for blob, text in every_manifest(session.repo):
-        try:
-            manifests[blob] = parse(text)
-        except ManifestError as error:
-            broken[blob] = str(error)
+        read = read_or_error("", text)
+        if isinstance(read, ManifestError):
+            broken[blob] = str(read).removeprefix(": ")
+        else:
+            manifests[blob] = read
     places = _where(session, broken)
     losses = [
         Loss(kind="manifest", message=message, blob=blob, path=path, commit=commit)
@@ -108,9 +111,7 @@ def _where(
     return {blob: [*named[blob]] or [(None, staged.get(blob))] for blob in blobs}
 
 
-def _losses(
-    session: Session, manifests: Mapping[str, Manifest], proof: Proof
-) -> Iterator[Loss]:
+def _losses(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> Iterator[Loss]:
     lost = {blob: found for blob, m in manifests.items() if (found := list(_of(m, proof)))}
     places = _where(session, lost)
     for blob, found in lost.items():

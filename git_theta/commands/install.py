@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from git_theta.commands.options import Scope, scope_options, chosen_scope
+from git_theta.commands.options import chosen_scope, scope_options
 from git_theta.commands.terminal import complain, note, say
 from git_theta.errors import NotTrackedError
 from git_theta.repo import hooks
-from git_theta.repo.configuration import AUTO_HOOKS, WANTED, values_in, write
+from git_theta.repo.configuration import AUTO_HOOKS, WANTED, Scope, values_in, write
 from git_theta.repo.gitrepo import Repo
 
 

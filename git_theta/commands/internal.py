@@ -9,7 +9,7 @@ from git_theta.errors import UsageError
 
 @click.command()
 @click.argument("words", nargs=-1)
-def command(words: tuple[str, ...]) -> None:
+def command(words: tuple[str, ...]) -> None:  # noqa: ARG001
     """Run by Git as the filter of tracked files; not for use by hand.
 
     `git theta install` puts it into Git's configuration as filter.theta.

@@ -87,4 +87,3 @@ def _cells(row: Row) -> tuple[str, ...]:
     size = "" if row.size is None else size_text(row.size)
     tensors = "" if row.tensors is None else str(row.tensors)
     return _MARKS[row.state], size, tensors, row.format or "", row.path
-

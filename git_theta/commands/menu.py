@@ -5,13 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from git_theta import __version__
 from git_theta.commands.terminal import be_quiet
 from git_theta.errors import ThetaError
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+
+    def override(function):  # noqa: ANN001, ANN201
+        """Python has this from 3.12 on."""
+        return function
+
 
 EVERYDAY, TRANSFER, INSPECT, REPAIR = "Everyday", "Transfer", "Inspect", "Set up and repair"
 
@@ -50,10 +59,12 @@ COMMANDS: dict[str, Entry] = {
 class Menu(click.Group):
     """A group whose commands are imported on first use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return [name for name, entry in COMMANDS.items() if entry.section]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -63,6 +74,7 @@ class Menu(click.Group):
             found.params.extend(_voice_options())
         return found
 
+    @override
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -70,11 +82,13 @@ class Menu(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = _similar(args[0])
-            if near:
-                error.message += f" Did you mean {near!r}?"
-            raise
+            if not near:
+                raise
+            said = f"{error.format_message()} Did you mean {near!r}?"
+            raise click.UsageError(said, ctx) from error
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         for section in (EVERYDAY, TRANSFER, INSPECT, REPAIR):
             rows = [(n, entry.help) for n, entry in COMMANDS.items() if entry.section == section]
             with formatter.section(section):

@@ -45,12 +45,16 @@ def _read(path: Path) -> Manifest | None:
     return parse(data) if is_manifest(data) else None
 
 
-def _explain(path: str, base: Manifest | None, ours: Manifest | None, theirs: Manifest | None) -> None:
+def _explain(
+    path: str, base: Manifest | None, ours: Manifest | None, theirs: Manifest | None
+) -> None:
     complain(f"git theta: {printable(path)}: both sides changed this file")
     if ours is not None and theirs is not None:
         complain(f"  {_compared(base, ours, theirs)}")
     quoted = printable(shlex.quote(path))
-    complain("  The work tree holds our side. Tensors cannot be merged one by one yet: take a side.")
+    complain(
+        "  The work tree holds our side. Tensors cannot be merged one by one yet: take a side."
+    )
     for side in ("ours", "theirs"):
         complain(f"  {side + ':':8}git checkout --{side} -- {quoted} && git add -- {quoted}")
 

@@ -18,7 +18,7 @@ PATIENCE = 1.0
 
 @contextmanager
 def progress(total: int | None, label: str) -> Iterator[Callable[[int], None]]:
-    """Show how far work on `total` bytes is: `with progress(total, "adding") as advance: ...`.
+    """Show how far work on a number of bytes is; to be used with `with ... as advance`.
 
     `advance(n)` says that `n` more bytes are done; any thread may call it.
     """

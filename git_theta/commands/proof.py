@@ -47,9 +47,7 @@ class Proof:
         return self.of(manifest, bases[chunk.base])
 
 
-def prove(
-    session: Session, manifests: Iterable[Manifest], advance: Callable[[int], None]
-) -> Proof:
+def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[int], None]) -> Proof:
     """Check every object and every chunk that some manifests name, each once."""
     proof = Proof()
     sizes: dict[str, int] = {}
@@ -62,7 +60,9 @@ def prove(
     with ThreadPoolExecutor(session.settings.threads) as pool:
         names = sorted(sizes)
         for oid, failure in zip(
-            names, pool.map(lambda oid: _object(session, oid, sizes[oid], advance), names), strict=True
+            names,
+            pool.map(lambda oid: _object(session, oid, sizes[oid], advance), names),
+            strict=True,
         ):
             if failure is not None:
                 proof.objects[oid] = failure

@@ -7,7 +7,6 @@ a window's title.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ _quiet = False
 
 def be_quiet() -> None:
     """Leave out from now on what is only for information."""
-    global _quiet  # noqa: PLW0603
+    global _quiet
     _quiet = True
 
 
@@ -77,6 +76,8 @@ def say_painted(text: str, colour: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print a report as JSON, pure ASCII, so that nothing in it can act on a terminal."""
+    import json
+
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 

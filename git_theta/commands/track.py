@@ -146,8 +146,8 @@ def _list(repo: Repo, as_json: bool) -> None:
         say_json(rows)
         return
     for row in rows:
-        options = "".join(f" {word}" for word in row["options"])
-        say(f"{printable(str(row['pattern']))} ({printable(str(row['file']))}){printable(options)}")
+        told = "".join(f" {word}" for word in row["options"])
+        say(f"{printable(str(row['pattern']))} ({printable(str(row['file']))}){printable(told)}")
     if not rows:
         note("Nothing is tracked yet; for example: git theta track '*.safetensors'")
 

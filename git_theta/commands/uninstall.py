@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from git_theta.commands.install import find_repository
-from git_theta.commands.options import scope_options, chosen_scope
+from git_theta.commands.options import chosen_scope, scope_options
 from git_theta.commands.terminal import say
 from git_theta.repo import hooks
 from git_theta.repo.configuration import AUTO_HOOKS, WANTED, write

@@ -6,6 +6,7 @@ taken out, and a pattern is quoted as gitattributes(5) wants it.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -169,13 +170,11 @@ class AttributesFile:
             self.path.unlink()
             return
         mode = self.path.stat().st_mode & 0o777 if self.path.exists() else None
-        handle = tempfile.NamedTemporaryFile(
-            dir=self.path.parent, prefix=".gitattributes.", delete=False
-        )
-        part = Path(handle.name)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".gitattributes.")
+        part = Path(name)
         try:
-            with handle:
-                handle.write(text.encode(errors="surrogateescape"))
+            os.close(descriptor)
+            part.write_bytes(text.encode(errors="surrogateescape"))
             part.chmod(0o644 if mode is None else mode)
             part.replace(self.path)
         except BaseException:

@@ -53,9 +53,9 @@ def tree_blobs(repo: Repo, rev: str) -> Iterator[TrackedBlob]:
         if fields and fields[0] in _REGULAR:
             files[path.decode(errors="surrogateescape")] = fields[2]
     attributes = repo.attributes(files, ["filter"])
-    for path, oid in files.items():
-        if attributes.get(path, {}).get("filter") == "theta":
-            yield TrackedBlob(path, oid, manifest_text(repo, oid))
+    for name, oid in files.items():
+        if attributes.get(name, {}).get("filter") == "theta":
+            yield TrackedBlob(name, oid, manifest_text(repo, oid))
 
 
 def manifest_text(repo: Repo, name: str) -> bytes | None:
@@ -99,6 +99,14 @@ def parse_at(path: str, text: bytes) -> Manifest:
         return parse(text)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}", hint=error.hint) from error
+
+
+def read_or_error(path: str, text: bytes) -> Manifest | ManifestError:
+    """Read the manifest of a path, or say why not, for reports that go on."""
+    try:
+        return parse_at(path, text)
+    except ManifestError as error:
+        return error
 
 
 def is_left_as_manifest(path: Path) -> bool:
