@@ -248,7 +248,7 @@ def check_plugins(subject: Subject) -> Iterator[Finding]:
 def _claim(group: str, name: str) -> PluginError | None:
     """Why a plug-in cannot be had, or None."""
     try:
-        registry.find(group, name)
+        registry.load(group, name)
     except PluginError as error:
         return error
     return None

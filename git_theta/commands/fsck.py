@@ -136,12 +136,13 @@ def _of(manifest: Manifest, proof: Proof) -> Iterator[tuple[str | None, str, Fai
     names += [(None, s) for digest, s in manifest.segments.items() if digest not in shown]
     if manifest.recipe is not None:
         names.append((None, manifest.recipe))
+    seen: set[tuple[str | None, Failure]] = set()
     for name, segment in names:
         for chunk in segment.chunks:
             failure = proof.of(manifest, chunk)
-            if failure is not None:
+            if failure is not None and (name, failure) not in seen:
+                seen.add((name, failure))
                 yield name, chunk.at.oid, failure
-                break
 
 
 def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> None:
