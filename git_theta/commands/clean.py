@@ -9,11 +9,12 @@ from typing import Any
 
 from git_theta import registry
 from git_theta.commands.session import Session, say
-from git_theta.core.clean import OPAQUE, Cleaner, Tools
+from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
 from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import ChunkFeed, Feed, LayoutFeed, Source
 from git_theta.core.layout import Layout, RangeReader, TensorView
-from git_theta.core.manifest import Chunk, Manifest, dump, is_manifest, parse
+from git_theta.core.manifest import Manifest, dump, is_manifest, parse
+from git_theta.core.splitting import BytesSource, drain, side_by_side, split_proven
 from git_theta.core.units import plan
 from git_theta.errors import FormatError, PluginError, RefusedError, ThetaError
 from git_theta.repo.objects import PackWriter, Spot
@@ -39,7 +40,7 @@ class Recognised:
     """How a file will be read: by a format, or as opaque chunks."""
 
     name: str
-    plugin: Any | None
+    plugin: Any = None
 
 
 def clean(session: Session, path: str, content: Incoming) -> bytes:
@@ -75,18 +76,18 @@ def recognise(session: Session, path: str, head: bytes) -> Recognised:
     """Choose the format: the attribute `theta-format`, else content, else the file's name."""
     asked = session.repo.attributes([path], ["theta-format"]).get(path, {}).get("theta-format")
     if asked == OPAQUE:
-        return Recognised(OPAQUE, None)
+        return Recognised(OPAQUE)
     if asked:
         try:
             return Recognised(asked, session.plugins.formats(asked))
         except PluginError as error:
             say(path, f"{error}; stored as opaque chunks", error.hint)
-            return Recognised(OPAQUE, None)
+            return Recognised(OPAQUE)
     plugins = {name: plugin for name in registry.names("formats") if (plugin := _quiet(name))}
     for name, plugin in plugins.items():
         if plugin.detect(head):
             return Recognised(name, plugin)
-    return Recognised(OPAQUE, None)
+    return Recognised(OPAQUE)
 
 
 def _quiet(name: str) -> Any | None:
@@ -104,15 +105,31 @@ def _clean_stream(
     session: Session, path: str, found: Recognised, reader: RangeReader, source: Source
 ) -> bytes:
     """Read along the layout that the format finds, or as opaque chunks where it finds none."""
-    feed: Feed
+    if hasattr(found.plugin, "split"):
+        return _clean_split(session, path, found, reader, source)
     try:
-        layout: Layout = found.plugin.locate(reader)  # type: ignore[union-attr]
+        layout: Layout = found.plugin.locate(reader)
     except FormatError as error:
         say(path, f"not readable as {found.name}, stored as opaque chunks: {error}", error.hint)
-        return _store(session, path, Recognised(OPAQUE, None), ChunkFeed(source), ())
+        return _store(session, path, Recognised(OPAQUE), ChunkFeed(source), ())
     planned_spans, planned = plan(layout)
     feed = LayoutFeed(source, planned_spans, planned)
     return _store(session, path, found, feed, layout.tensors)
+
+
+def _clean_split(
+    session: Session, path: str, found: Recognised, reader: RangeReader, source: Source
+) -> bytes:
+    """A format that takes its tensors out and joins them again, if that gives the same file."""
+    try:
+        whole, tensors = split_proven(found.plugin, reader, session.settings.memory)
+    except FormatError as error:
+        say(path, f"not readable as {found.name}, stored as opaque chunks: {error}", error.hint)
+        return _store(session, path, Recognised(OPAQUE), ChunkFeed(source), ())
+    drain(source)
+    layout = side_by_side(tensors)
+    data = BytesSource([tensor.data for tensor in tensors])
+    return _store(session, path, found, LayoutFeed(data, *plan(layout)), layout.tensors, whole)
 
 
 def _clean_file(session: Session, path: str, found: Recognised, content: Incoming) -> bytes:
@@ -161,7 +178,12 @@ def _clean_spooled(
 
 
 def _store(
-    session: Session, path: str, found: Recognised, feed: Feed, views: Sequence[TensorView]
+    session: Session,
+    path: str,
+    found: Recognised,
+    feed: Feed,
+    views: Sequence[TensorView],
+    whole: Whole | None = None,
 ) -> bytes:
     candidates = Candidates(session.repo)
     reuse = Reuse(candidates, session.store, session.catalog, session.plugins.updates)
@@ -175,7 +197,7 @@ def _store(
             update=session.plugins.updates("dense"),
             threads=session.settings.threads,
         )
-        cleaner = Cleaner(tools)
+        cleaner = Cleaner(tools, whole)
         cleaner.read(feed)
         answer = _known_answer(session, cleaner.digest, cleaner.size, before)
         if answer is not None:
@@ -273,8 +295,3 @@ def _plugins_needed(manifest: Manifest) -> dict[str, str]:
         if package != registry.OURS:
             needed[f"git_theta.{group}:{name}"] = f"{package} {version}".strip()
     return needed
-
-
-def chunks_of(manifest: Manifest) -> dict[str, Chunk]:
-    """All chunks of a manifest by digest, bases included."""
-    return {chunk.digest: chunk for chunk in manifest.all_chunks()}

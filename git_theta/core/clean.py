@@ -77,11 +77,21 @@ class _Stored(Generic[Spot]):
     summary: Spot | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """The file behind tensors that a format split out of it: they are no byte ranges of it."""
+
+    size: int
+    digest: str
+    skeleton: bytes
+
+
 class Cleaner(Generic[Spot]):
     """One pass over one file: `read` it, then ask for the `manifest`."""
 
-    def __init__(self, tools: Tools[Spot]) -> None:
+    def __init__(self, tools: Tools[Spot], whole: Whole | None = None) -> None:
         self._tools = tools
+        self._split = whole
         self._whole = blake3()
         self._size = 0
         self._hashers: dict[int, blake3] = {}
@@ -108,12 +118,12 @@ class Cleaner(Generic[Spot]):
     @property
     def digest(self) -> str:
         """BLAKE3 of the whole file, once it was read."""
-        return self._whole.hexdigest()
+        return self._whole.hexdigest() if self._split is None else self._split.digest
 
     @property
     def size(self) -> int:
-        """Bytes read."""
-        return self._size
+        """The length of the file in bytes."""
+        return self._size if self._split is None else self._split.size
 
     def _buffer(self, size: int) -> Bytes:
         """A buffer that no thread uses any more: fresh memory is slow."""
@@ -205,7 +215,7 @@ class Cleaner(Generic[Spot]):
         }
         return Manifest(
             format=format_name,
-            size=self._size,
+            size=self.size,
             digest=self.digest,
             skeleton=skeleton,
             tensors=tensors,
@@ -225,6 +235,12 @@ class Cleaner(Generic[Spot]):
         return parts[0].digest if hasher is None else hasher.hexdigest()
 
     def _skeleton(self, digests: Mapping[int, str], names: Mapping[int, str]) -> bytes:
+        order = tuple(
+            names[span] if span in names else bytes.fromhex(digest)
+            for span, digest in digests.items()
+        )
+        if self._split is not None:
+            return skeletons.pack(skeletons.Skeleton(None, order, self._split.skeleton))
         runs, data, last = [0], [], None
         for span, event in self._events:
             if isinstance(event, bytes):
@@ -233,10 +249,6 @@ class Cleaner(Generic[Spot]):
             elif span != last:
                 runs.append(0)
                 last = span
-        order = tuple(
-            names[span] if span in names else bytes.fromhex(digest)
-            for span, digest in digests.items()
-        )
         return skeletons.pack(skeletons.Skeleton(tuple(runs), order, b"".join(data)))
 
     def _store_bytes(self, plain: bytes) -> Segment:
