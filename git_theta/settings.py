@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
 
@@ -81,9 +82,9 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def search_path() -> str:
-    """The directories in which programs are looked for."""
-    return os.environ.get("PATH", os.defpath)
+def completing() -> bool:
+    """Whether a shell asks how a command line could go on."""
+    return COMPLETE in os.environ
 
 
 def _truth(text: str, key: str) -> bool:

@@ -242,7 +242,8 @@ def check_plugins(subject: Subject) -> Iterator[Finding]:
     ]
     for error in claims:
         if error is not None:
-            yield Finding(check="plug-ins", status="fault", message=str(error), remedy=error.hint)
+            remedy = error.hint or "install its package again"
+            yield Finding(check="plug-ins", status="fault", message=str(error), remedy=remedy)
 
 
 def _claim(group: str, name: str) -> PluginError | None:

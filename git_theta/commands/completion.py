@@ -38,11 +38,12 @@ def command(shell: str) -> None:
     from click.shell_completion import get_completion_class
 
     from git_theta.commands.menu import MENU
+    from git_theta.settings import COMPLETE
 
     kind = get_completion_class(shell)
     if kind is None:  # Choice has let only known shells through
         raise click.UsageError(f"no completion for {shell}")
     # bash is asked for its version by click, which would fail where bash is not installed
-    source = kind(MENU, {}, "git-theta", "_GIT_THETA_COMPLETE")
+    source = kind(MENU, {}, "git-theta", COMPLETE)
     text = source.source_template % source.source_vars()
     sys.stdout.write(text + (_BASH_FOR_GIT if shell == "bash" else ""))

@@ -12,6 +12,7 @@ import click
 from git_theta import __version__
 from git_theta.commands.terminal import be_quiet
 from git_theta.errors import ThetaError
+from git_theta.settings import COMPLETE, completing
 
 if TYPE_CHECKING:
     from typing_extensions import override
@@ -22,6 +23,7 @@ else:
         return function
 
 
+NAME = "git theta"
 EVERYDAY, TRANSFER, INSPECT, REPAIR = "Everyday", "Transfer", "Inspect", "Set up and repair"
 
 
@@ -89,7 +91,8 @@ class Menu(click.Group):
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        for section in (EVERYDAY, TRANSFER, INSPECT, REPAIR):
+        for section in (NAME = "git theta"
+EVERYDAY, TRANSFER, INSPECT, REPAIR):
             rows = [(n, entry.help) for n, entry in COMMANDS.items() if entry.section == section]
             with formatter.section(section):
                 formatter.write_dl(rows, col_spacing=3)
@@ -163,20 +166,16 @@ def run(words: list[str]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         _write_anything(stream)
+    if completing():
+        MENU.main(args=words, prog_name=NAME, complete_var=COMPLETE)
     try:
-        code: object = MENU.main(
-            args=words,
-            prog_name="git theta",
-            complete_var="_GIT_THETA_COMPLETE",
-            standalone_mode=False,
-        )
+        with MENU.make_context(NAME, words) as context:
+            code: object = MENU.invoke(context)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
         raise MisusedError(error) from error
-    except click.Abort as error:
-        raise KeyboardInterrupt from error
     except click.exceptions.Exit as error:
         return error.exit_code
     return code if isinstance(code, int) else 0
@@ -189,7 +188,7 @@ class MisusedError(ThetaError):
 
     def __init__(self, error: click.UsageError) -> None:
         context = error.ctx
-        path = context.command_path if context else "git theta"
+        path = context.command_path if context else NAME
         super().__init__(error.format_message(), hint=f"{path} -h")
 
 
