@@ -35,6 +35,7 @@ DTYPES: dict[str, Dtype] = {
     "BF16": Dtype(16, 2, FLOAT),
     "F32": Dtype(32, 4, FLOAT),
     "F64": Dtype(64, 8, FLOAT),
+    "C32": Dtype(32, 2, COMPLEX),
     "C64": Dtype(64, 4, COMPLEX),
     "C128": Dtype(128, 8, COMPLEX),
     "F8_E4M3": Dtype(8, 1, FLOAT),
@@ -48,6 +49,8 @@ DTYPES: dict[str, Dtype] = {
     "QINT8": Dtype(8, 1, OTHER),
     "QUINT8": Dtype(8, 1, OTHER),
     "QINT32": Dtype(32, 4, OTHER),
+    "QUINT4X2": Dtype(4, 1, OTHER),
+    "QUINT2X4": Dtype(2, 1, OTHER),
 }
 
 

@@ -7,11 +7,16 @@ the format thought of it, so a wrong layout can never lose a byte.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from git_theta.core.dtypes import DTYPES
 from git_theta.errors import FormatError
+
+MAX_DIMENSIONS = 64
+MAX_LENGTH = 2**63 - 1
 
 
 class RangeReader(Protocol):
@@ -58,6 +63,41 @@ class TensorView:
     strides: tuple[int, ...] | None = None
 
 
+def check_view(tensor: TensorView, size: int) -> None:
+    """Refuse a tensor that reads outside its segment of `size` bytes.
+
+    This is the one place that stands between a hostile header and reads out of bounds: whoever
+    follows a view's offset and strides may rely on it. A view may still repeat bytes (stride 0),
+    so that its elements are more than the segment holds.
+    """
+    end = tensor.offset + _extent(tensor)
+    if tensor.offset < 0 or end > size:
+        raise FormatError(
+            f"tensor {tensor.name!r} reads bytes {tensor.offset} to {end} of a range of {size}"
+        )
+
+
+def _extent(tensor: TensorView) -> int:
+    """The number of bytes from a view's first element to the end of its last."""
+    shape, strides = tensor.shape, tensor.strides
+    if len(shape) > MAX_DIMENSIONS or any(not 0 <= length <= MAX_LENGTH for length in shape):
+        raise FormatError(f"tensor {tensor.name!r} cannot have the shape {list(shape)[:8]}")
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is None:
+        # The width is unknown, so nothing but "the whole range, as it lies" can be vouched for.
+        if tensor.offset or strides is not None:
+            raise FormatError(f"tensor {tensor.name!r} views a range as unknown {tensor.dtype!r}")
+        return 0
+    if strides is None:
+        return (math.prod(shape) * dtype.bits + 7) // 8
+    if len(strides) != len(shape) or any(not 0 <= step <= MAX_LENGTH for step in strides):
+        raise FormatError(f"tensor {tensor.name!r} cannot have the strides {list(strides)[:8]}")
+    if 0 in shape:
+        return 0
+    last = sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
+    return ((last + 1) * dtype.bits + 7) // 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where the tensors of a file lie. Segments are sorted by offset and do not overlap."""
@@ -78,6 +118,7 @@ class Layout:
         for tensor in self.tensors:
             if not 0 <= tensor.segment < len(self.segments):
                 raise FormatError(f"tensor {tensor.name!r} points at no byte range")
+            check_view(tensor, self.segments[tensor.segment].size)
 
     @property
     def end(self) -> int:
