@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from git_theta import registry
+from git_theta.commands.terminal import printable
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import ThetaError
 from git_theta.repo.catalog import Catalog
@@ -74,11 +75,6 @@ def say(path: str, message: str, hint: str = "") -> None:
         lines.append(f"  hint: {printable(hint)}")
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """Text from a file or a repository, with control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def report(path: str, error: BaseException) -> None:
