@@ -24,6 +24,8 @@ NOTE = (
     "pip install git-theta, then git theta install, then git theta pull."
 )
 PREFIX = 16
+CHUNK = 32 << 20
+MAX_CHUNK = 64 << 20
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z")
@@ -298,6 +300,8 @@ class _Reader:
         if not _KIND.match(kind):
             raise ManifestError(f"no kind of update: {kind!r}")
         length = _natural(entry["size"]) if size is None else size
+        if length > MAX_CHUNK:
+            raise ManifestError(f"a chunk of {length} bytes is too large")
         summary = self.place(entry["summary"]) if "summary" in entry else None
         return Chunk(_digest(digest), length, kind, self.place(entry["at"]), base, summary)
 

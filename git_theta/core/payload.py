@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 import msgpack
 import zstandard
 
+from git_theta.core.manifest import MAX_CHUNK
 from git_theta.errors import CorruptError
 
 OBJECT_MAGIC = b"git-theta obj 1\n"
-CHUNK = 32 << 20
-MAX_CHUNK = 64 << 20
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER = 16 << 20
 
@@ -32,7 +31,8 @@ class Header:
     """What a record says of itself.
 
     `digest` (32 bytes) and `size` are of the plain bytes; `kind` names the update; `word` is the
-    width in bytes of the numbers (0: bytes of no known kind); `block` counts words in a block;
+    width in bytes of the numbers (0: bytes of no known kind), `turned` that each is rotated left
+    by one bit; `block` counts words in a block;
     `frames` holds the stored length of each frame in bytes; `base` is the digest of the chunk an
     update is applied to; `extra` is the update's own.
     """
@@ -41,6 +41,7 @@ class Header:
     size: int
     kind: str
     word: int = 0
+    turned: bool = False
     block: int = 0
     frames: tuple[int, ...] = ()
     base: bytes | None = None
@@ -57,6 +58,8 @@ def pack(header: Header, frames: Sequence[Buffer]) -> list[Buffer]:
         "e": header.block,
         "f": [len(frame) for frame in frames],
     }
+    if header.turned:
+        fields["t"] = True
     if header.base is not None:
         fields["b"] = header.base
     if header.extra:
@@ -99,6 +102,7 @@ def _header(view: memoryview) -> tuple[Header, int]:
             size=_count(raw["n"], MAX_CHUNK),
             kind=str(raw["k"]),
             word=_count(raw["w"], 8),
+            turned=bool(raw.get("t", False)),
             block=_count(raw["e"], 1 << 27),
             frames=tuple(_count(size, MAX_CHUNK) for size in raw["f"]),
             base=None if base is None else _bytes32(base),

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from git_theta.core.dtypes import DTYPES, FLOAT
 from git_theta.core.payload import Buffer, expand, squeeze
 from git_theta.errors import CorruptError
 
 BLOCK = 512 << 10
-_NOISE = 7.97
 _SAMPLE = 64 << 10
 _HUFFMAN = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
@@ -43,53 +44,71 @@ class _Scratch(threading.local):
         self.decompressor = zstandard.ZstdDecompressor()
         self.plane = np.empty(BLOCK, np.uint8)
         self.words = np.empty(BLOCK * 8, np.uint8)
+        self.spare = np.empty(BLOCK * 8, np.uint8)
 
 
 _scratch = _Scratch()
 
 
-def encode(data: Bytes, word: int) -> list[bytes]:
-    """Cut bytes into frames: for each block, one frame a plane, lowest first; then the tail.
+class Grain(NamedTuple):
+    """How bytes are cut: the width of their numbers in bytes, and whether signs are moved.
 
-    `word` 0 stands for bytes of no known kind: one general zstd frame a block. Every compressed
-    frame is decoded again and compared before it is returned.
+    `word` 0 stands for bytes of no known kind. With `turned`, each word is rotated left by one
+    bit, so that a float's sign comes last and its exponent fills planes of its own.
     """
+
+    word: int = 0
+    turned: bool = False
+
+
+def grain(dtype: str) -> Grain:
+    """The grain of a dtype; that of bytes of no known kind where the dtype is unknown."""
+    known = DTYPES.get(dtype)
+    return Grain() if known is None else Grain(known.word, known.kind == FLOAT and known.word >= 4)
+
+
+def encode(data: Bytes, cut: Grain) -> list[bytes]:
+    """Cut bytes into frames: for each block one frame a plane, lowest first; then the tail.
+
+    Bytes of no known kind make one general zstd frame a block. Every compressed frame is decoded
+    again and compared before it is returned.
+    """
+    word = cut.word
     if word == 0:
         return [_checked(block, _scratch.general) for block in _blocks(data, BLOCK)]
     whole = len(data) - len(data) % word
     words = data[:whole].view(_WORDS[word])
-    noise = _noisy_planes(words, word)
     frames: list[bytes] = []
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
         for index in range(word):
-            plane = _plane(block, index)
-            raw = index in noise
-            frames.append(plane.tobytes() if raw else _checked(plane, _scratch.huffman))
+            plane = _turned_plane(block, index) if cut.turned else _plane(block, index)
+            frames.append(_checked(plane, _scratch.huffman))
     if whole < len(data):
         frames.append(data[whole:].tobytes())
     return frames
 
 
-def decode(frames: Iterator[memoryview], out: Bytes, word: int, block: int) -> None:
+def decode(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> None:
     """Fill `out` from the frames that `encode` made.
 
     Raises:
         CorruptError: the frames do not hold exactly these bytes.
     """
     try:
-        if word == 0:
+        if cut.word == 0:
             for part in _blocks(out, block):
                 part[:] = _expanded(next(frames), len(part))
         else:
-            _decode_words(frames, out, word, block)
+            _decode_words(frames, out, cut, block)
     except StopIteration as error:
         raise CorruptError("a stored record lacks a frame") from error
     if next(frames, None) is not None:
         raise CorruptError("a stored record has a frame too many")
 
 
-def _decode_words(frames: Iterator[memoryview], out: Bytes, word: int, block: int) -> None:
+def _decode_words(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> None:
+    word = cut.word
     if word not in _WORDS or not 0 < block <= BLOCK:
         raise CorruptError("a stored record has an impossible word or block size")
     whole = len(out) - len(out) % word
@@ -101,17 +120,22 @@ def _decode_words(frames: Iterator[memoryview], out: Bytes, word: int, block: in
         for plane in reversed(planes[:-1]):
             np.left_shift(part, 8, out=part)
             np.bitwise_or(part, plane, out=part)
+        if cut.turned:
+            sign = _scratch.words[: part.nbytes].view(part.dtype)
+            np.left_shift(part, 8 * word - 1, out=sign)
+            np.right_shift(part, 1, out=part)
+            np.bitwise_or(part, sign, out=part)
     if whole < len(out):
         out[whole:] = _expanded(next(frames), len(out) - whole)
 
 
-def choose_word(data: Bytes) -> int:
-    """Guess the word width of bytes of no known kind by coding a sample each way."""
+def guess_grain(data: Bytes) -> Grain:
+    """Guess the grain of bytes of no known kind by coding a sample each way."""
     middle = max(0, len(data) // 2 - _SAMPLE // 2)
     sample = data[middle : middle + _SAMPLE]
     sample = sample[: len(sample) - len(sample) % 8]
     if len(sample) < 1024:
-        return 0
+        return Grain()
     sizes: dict[int, int] = {
         word: sum(
             len(_scratch.huffman.compress(_plane(sample.view(_WORDS[word]), index).data))
@@ -120,7 +144,7 @@ def choose_word(data: Bytes) -> int:
         for word in (1, 2, 4, 8)
     }
     sizes[0] = len(_scratch.general.compress(sample.data))
-    return min(sizes, key=lambda word: (sizes[word], word))
+    return Grain(min(sizes, key=lambda word: (sizes[word], word)))
 
 
 def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:
@@ -142,18 +166,20 @@ def _plane(words: npt.NDArray[np.unsignedinteger], index: int) -> Bytes:
     return plane
 
 
-def _noisy_planes(words: npt.NDArray[np.unsignedinteger], word: int) -> frozenset[int]:
-    """Find the planes that no entropy coder would shorten, on a sample of the chunk."""
-    if word < 4 or len(words) < _SAMPLE:
-        return frozenset()
-    middle = len(words) // 2 - _SAMPLE // 2
-    noisy = set()
-    for index in range(word - 1):
-        counts = np.bincount(_plane(words[middle : middle + _SAMPLE], index), minlength=256)
-        share = counts[counts > 0] / _SAMPLE
-        if float(-(share * np.log2(share)).sum()) > _NOISE:
-            noisy.add(index)
-    return frozenset(noisy)
+def _turned_plane(words: npt.NDArray[np.unsignedinteger], index: int) -> Bytes:
+    """Like `_plane` of the words rotated left by one bit, without rotating them."""
+    plane = _scratch.plane[: len(words)]
+    shifted = _scratch.words[: words.nbytes].view(words.dtype)
+    if index:
+        np.right_shift(words, 8 * index - 1, out=shifted)
+        np.copyto(plane, shifted, casting="unsafe")
+        return plane
+    sign = _scratch.spare[: words.nbytes].view(words.dtype)
+    np.left_shift(words, 1, out=shifted)
+    np.right_shift(words, 8 * words.dtype.itemsize - 1, out=sign)
+    np.bitwise_or(shifted, sign, out=shifted)
+    np.copyto(plane, shifted, casting="unsafe")
+    return plane
 
 
 def _checked(plain: Bytes, compressor: zstandard.ZstdCompressor) -> bytes:

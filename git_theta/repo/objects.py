@@ -63,6 +63,7 @@ class Store:
         self.sync = sync
         self._files: OrderedDict[str, int] = OrderedDict()
         self._guard = threading.Lock()
+        self._held = -1
 
     @classmethod
     def of(cls, common_dir: Path, *, sync: bool = False) -> Store:
@@ -148,23 +149,49 @@ class Store:
         except OSError as error:
             store_failed(error, f"{self.root} cannot be made")
 
+    def hold(self) -> None:
+        """Lock the store, shared, until `release`: while objects are added, none are removed."""
+        with self._guard:
+            if self._held < 0:
+                self._held = self._lock(fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Give up what `hold` took."""
+        with self._guard:
+            if self._held >= 0:
+                os.close(self._held)
+                self._held = -1
+
     @contextmanager
-    def lock(self, *, exclusive: bool = False) -> Iterator[None]:
-        """Hold the store: shared while objects are added, exclusive while some are removed."""
+    def alone(self, *, wait: bool = True) -> Iterator[bool]:
+        """Lock the store for this process alone; yields whether that was possible."""
+        self.release()
+        try:
+            handle = self._lock(fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(handle)
+
+    def _lock(self, mode: int) -> int:
         self.prepare()
         try:
             handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             store_failed(error, f"{self.root} cannot be written")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            yield
-        finally:
+            fcntl.flock(handle, mode)
+        except OSError:
             os.close(handle)
+            raise
+        return handle
 
     def temporary(self) -> tuple[int, Path]:
         """Open a new file in the scratch directory: (descriptor, path), locked while it lives."""
-        self.prepare()
+        self.hold()
         path = self.scratch / f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -1,0 +1,92 @@
+"""What Git runs: the long-running filter, and single-shot `clean` and `smudge`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from git_theta.repo.filter_process import handshake, serve
+from git_theta.repo.pktline import Content, PacketReader, PacketWriter
+
+STDIN, STDOUT = 0, 1
+
+
+class FilterHandlers:
+    """Opens the session with the first file, so that the handshake stays light."""
+
+    def __init__(self) -> None:
+        from git_theta.commands.session import Session
+        from git_theta.commands.smudge import Smudger
+
+        self.session = Session()
+        self._smudger = Smudger(self.session)
+
+    def clean(self, path: str, content: Content) -> bytes:
+        from git_theta.commands.clean import clean
+
+        return clean(self.session, path, content)
+
+    def smudge(
+        self, path: str, content: Content, asked: Mapping[str, str]
+    ) -> Iterable[memoryview] | None:
+        return self._smudger.smudge(path, content, asked)
+
+    def delayed(self) -> list[str]:
+        return self._smudger.delayed()
+
+    def failed(self, path: str, error: BaseException) -> None:
+        from git_theta.commands.session import report
+
+        report(path, error)
+
+
+def filter_process() -> int:
+    """Serve Git until it closes the pipe."""
+    reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
+    handshake(reader, writer)
+    handlers = FilterHandlers()
+    try:
+        serve(reader, writer, handlers)
+    except (BrokenPipeError, EOFError):
+        return 1  # Git went away, or was interrupted
+    finally:
+        handlers.session.close()
+    return 0
+
+
+def clean(path: str) -> int:
+    """Single-shot clean: a file on stdin, its manifest on stdout."""
+    from git_theta.commands.clean import clean as clean_file
+    from git_theta.repo.streams import PlainStream
+
+    handlers = FilterHandlers()
+    try:
+        text = clean_file(handlers.session, path, PlainStream(STDIN))
+    finally:
+        handlers.session.close()
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def smudge(path: str) -> int:
+    """Single-shot smudge: a manifest on stdin, the file on stdout."""
+    from git_theta.commands.smudge import Smudger
+    from git_theta.repo.streams import PlainStream, write_fully
+
+    handlers = FilterHandlers()
+    try:
+        pieces = Smudger(handlers.session).smudge(path, PlainStream(STDIN), {})
+        for piece in pieces or ():
+            write_fully(STDOUT, piece)
+    finally:
+        handlers.session.close()
+    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """Run one of the three by its name on the command line."""
+    if arguments == ["filter-process"]:
+        return filter_process()
+    return {"clean": clean, "smudge": smudge}[arguments[0]](os.fsdecode(arguments[-1]))

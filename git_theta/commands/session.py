@@ -1,0 +1,85 @@
+"""What one run works with: repository, store, catalog, plug-ins; and a word to the user."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from git_theta import registry
+from git_theta.core.checkpoint import Plugins
+from git_theta.errors import ThetaError
+from git_theta.repo.catalog import Catalog
+from git_theta.repo.gitrepo import Repo
+from git_theta.repo.objects import Store
+from git_theta.settings import Settings
+
+
+class Session:
+    """Opened once per process; everything in it is made when it is first needed."""
+
+    def __init__(self, repo: Repo | None = None) -> None:
+        self.repo = Repo.find() if repo is None else repo
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Settings in force."""
+        return Settings.read(self.repo.config)
+
+    @cached_property
+    def store(self) -> Store:
+        """The object store."""
+        return Store.of(self.repo.common_dir, sync=self.settings.sync)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The cache of what was seen."""
+        return Catalog(self.repo.common_dir / "theta" / "catalog.db")
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """How to reach plug-ins by name."""
+        return Plugins(updates=_update, formats=_format)
+
+    def path(self, name: str) -> Path:
+        """A path that Git names, in the work tree."""
+        return self.repo.cwd / name
+
+    def close(self) -> None:
+        """End helper processes and give up locks."""
+        self.store.release()
+        self.catalog.close()
+        self.repo.close()
+
+
+def _update(name: str) -> Any:
+    return registry.load("updates", name)
+
+
+def _format(name: str) -> Any:
+    return registry.load("formats", name)
+
+
+def say(path: str, message: str, hint: str = "") -> None:
+    """Tell the user one thing about one file, on stderr."""
+    lines = [f"git theta: {printable(path)}: {printable(message)}"]
+    if hint:
+        lines.append(f"  hint: {printable(hint)}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """Text from a file or a repository, with control characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def report(path: str, error: BaseException) -> None:
+    """Tell the user of an expected failure; anything else is a bug and is raised again."""
+    if isinstance(error, ThetaError):
+        say(path, str(error), error.hint)
+    elif isinstance(error, MemoryError):
+        say(path, "there is not enough memory")
+    else:
+        raise error

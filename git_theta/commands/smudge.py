@@ -1,0 +1,130 @@
+"""`git checkout` of one file: manifest in, bytes out, every one of them proven."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from git_theta.commands.session import Session, say
+from git_theta.core.checkpoint import rebuild
+from git_theta.core.manifest import Manifest, is_manifest, parse
+from git_theta.errors import ManifestError, MissingError, PluginError, TransferError
+from git_theta.repo.caller import is_diffing, may_delay
+from git_theta.repo.reuse import MAX_MANIFEST
+from git_theta.repo.streams import Incoming, spool
+
+_BLOCK = 8 << 20
+
+
+@dataclass
+class Smudger:
+    """Smudges the files of one Git command; holds the answers that were delayed."""
+
+    session: Session
+    _delayed: dict[str, bytes] = field(default_factory=dict)
+
+    def smudge(
+        self, path: str, content: Incoming, asked: Mapping[str, str]
+    ) -> Iterator[memoryview] | None:
+        """The bytes of the file, the text as it came, or None for an answer that comes later.
+
+        Raises:
+            ManifestError: the text is damaged or has conflict markers.
+            CorruptError: what is stored is not the file that the manifest names.
+        """
+        if path in self._delayed and "can-delay" not in asked:
+            content.drain()
+            return self._restore(path, self._delayed.pop(path))
+        if not is_manifest(content.head(64)):
+            return self._raw(content)
+        text = content.head(MAX_MANIFEST + 1)
+        content.drain()
+        if "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing():
+            return iter([memoryview(text)])
+        missing = self._missing(text)
+        if missing and asked.get("can-delay") == "1" and may_delay():
+            self._delayed[path] = text
+            return None
+        return self._restore(path, text)
+
+    def delayed(self) -> list[str]:
+        """Fetch what the delayed files lack, all in one batch; then all of them are ready."""
+        manifests = {path: parse(text) for path, text in self._delayed.items()}
+        self._fetch({oid: size for m in manifests.values() for oid, size in m.objects.items()})
+        return list(manifests)
+
+    def _raw(self, content: Incoming) -> Iterator[memoryview]:
+        """A file that was committed before it was tracked: read whole, then given back."""
+        handle, name = self.session.store.temporary()
+        try:
+            spool(content, handle)
+            os.lseek(handle, 0, os.SEEK_SET)
+        except BaseException:
+            os.close(handle)
+            raise
+        finally:
+            name.unlink(missing_ok=True)
+        return _blocks(handle)
+
+    def _missing(self, text: bytes) -> dict[str, int]:
+        try:
+            manifest = parse(text)
+        except ManifestError:
+            return {}
+        store = self.session.store
+        return {o: size for o, size in manifest.objects.items() if not store.has(o, size)}
+
+    def _fetch(self, objects: Mapping[str, int]) -> None:
+        store = self.session.store
+        missing = {oid: size for oid, size in objects.items() if not store.has(oid, size)}
+        if missing:
+            from git_theta.repo.remotes import resolve_missing
+
+            resolve_missing(self.session.repo, store, missing)
+
+    def _restore(self, path: str, text: bytes) -> Iterator[memoryview]:
+        """The file; or the manifest itself, with a line that says what to do, where it must be."""
+        settings = self.session.settings
+        as_it_is = iter([memoryview(text)])
+        manifest = parse(text)
+        if settings.skip_smudge or manifest.size > settings.smudge_limit:
+            if not settings.skip_smudge:
+                say(path, "left as a manifest, being large", f"run git theta pull {path}")
+            return as_it_is
+        try:
+            self._fetch(manifest.objects)
+            pieces = rebuild(
+                manifest,
+                self.session.store.read,
+                self.session.plugins,
+                threads=settings.threads,
+            )
+            first = next(pieces, None)
+        except PluginError as error:
+            needed = ", ".join(sorted(manifest.plugins.values())) or manifest.format
+            install = " ".join(entry.split()[0] for entry in manifest.plugins.values())
+            hint = f"pip install {install}, then git theta pull {path}" if install else error.hint
+            say(path, f"left as a manifest, a plug-in is missing: {needed}", hint)
+            return as_it_is
+        except (MissingError, TransferError) as error:
+            say(path, f"left as a manifest: {error}", f"then run git theta pull {path}")
+            return as_it_is
+        return self._remembered(manifest, text, first, pieces)
+
+    def _remembered(
+        self, manifest: Manifest, text: bytes, first: memoryview | None, rest: Iterator[memoryview]
+    ) -> Iterator[memoryview]:
+        if first is not None:
+            yield first
+        yield from rest
+        self.session.catalog.keep_manifest(manifest.digest, text)
+        self.session.catalog.keep_proven(manifest.all_chunks())
+
+
+def _blocks(handle: int) -> Iterator[memoryview]:
+    try:
+        while block := os.read(handle, _BLOCK):
+            yield memoryview(block)
+    finally:
+        os.close(handle)

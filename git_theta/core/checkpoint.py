@@ -1,0 +1,199 @@
+"""A manifest turned back into the bytes of its file, decoded in parallel and proven.
+
+Files are rebuilt unit by unit: a unit is a run of skeleton bytes and chunks that lie together in
+the file, decoded into one buffer. Memory is bounded by the units in flight, not by the file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from git_theta.core import skeleton as skeletons
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
+from git_theta.core.layout import SplitTensor
+from git_theta.core.manifest import Chunk, Manifest, Segment
+from git_theta.errors import CorruptError
+
+_UNIT = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Part of a unit: skeleton bytes, or a chunk to decode."""
+
+    size: int
+    data: memoryview | None
+    chunk: Chunk | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugins:
+    """How the core reaches plug-ins: by name, when a manifest names them."""
+
+    updates: Updates
+    formats: Callable[[str], Any]
+
+
+def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Updates) -> bytes:
+    """The plain bytes of one segment, proven.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        MissingError: an object is not here.
+    """
+    chunks = _by_digest(manifest)
+    plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
+    if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
+        raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
+    return plain
+
+
+def rebuild(
+    manifest: Manifest, read: Read, plugins: Plugins, *, threads: int = 2
+) -> Iterator[memoryview]:
+    """The bytes of the file in order; each view is valid until the next is asked for.
+
+    The last view comes only after the digest of the whole file was found right.
+
+    Raises:
+        CorruptError: the stored bytes are not those of the file.
+        MissingError: an object is not here.
+        PluginError: the manifest needs a plug-in that is not installed.
+    """
+    skeleton = skeletons.unpack(read_segment(manifest.skeleton, manifest, read, plugins.updates))
+    if skeleton.runs is None:
+        pieces = _joined(manifest, skeleton, read, plugins)
+    else:
+        pieces = _interleaved(manifest, skeleton, read, plugins.updates, threads)
+    return _proven(manifest, pieces)
+
+
+def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Digest what passes by, on a thread of its own; hold the last piece back until proven."""
+    whole, size, last = blake3(), 0, memoryview(b"")
+    with ThreadPoolExecutor(1) as pool:
+        for piece in pieces:
+            size += len(piece)
+            if size > manifest.size:
+                raise CorruptError("the stored file is longer than its manifest says")
+            digesting = pool.submit(whole.update, piece)
+            if size < manifest.size:
+                yield piece
+                digesting.result()
+            else:
+                digesting.result()
+                last = piece
+                break
+        else:
+            if size != manifest.size:
+                raise CorruptError("the stored file is shorter than its manifest says")
+    if whole.hexdigest() != manifest.digest:
+        raise CorruptError("the stored parts do not make up the file that the manifest names")
+    if len(last):
+        yield last
+
+
+def _joined(
+    manifest: Manifest, skeleton: skeletons.Skeleton, read: Read, plugins: Plugins
+) -> Iterator[memoryview]:
+    def tensors() -> Iterator[SplitTensor]:
+        for key in skeleton.order:
+            tensor = manifest.tensors[str(key)]
+            data = read_segment(tensor.segment, manifest, read, plugins.updates)
+            yield SplitTensor(name=str(key), dtype=tensor.dtype, shape=tensor.shape, data=data)
+
+    skeletons.ordered_segments(manifest, skeleton.order)
+    joined = plugins.formats(manifest.format).join(skeleton.data, tensors())
+    return (memoryview(piece) for piece in joined if len(piece))
+
+
+def _by_digest(manifest: Manifest) -> dict[str, Chunk]:
+    if not manifest.bases:
+        return {}
+    return {chunk.digest: chunk for chunk in manifest.all_chunks()}
+
+
+def _interleaved(
+    manifest: Manifest,
+    skeleton: skeletons.Skeleton,
+    read: Read,
+    updates: Updates,
+    threads: int,
+) -> Iterator[memoryview]:
+    segments = skeletons.ordered_segments(manifest, skeleton.order)
+    chunks = _by_digest(manifest)
+    free: list[Bytes] = []
+
+    def decode(parts: list[_Part], size: int) -> Bytes:
+        buffer = _buffer(free, size)
+        start = 0
+        for part in parts:
+            out = buffer[start : start + part.size]
+            if part.chunk is not None:
+                decode_chunk(part.chunk, read, updates, chunks, out)
+            elif part.data is not None:
+                out[:] = np.frombuffer(part.data, np.uint8)
+            start += part.size
+        return buffer
+
+    waiting: deque[tuple[Future[Bytes], int]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for parts in _units(_parts(skeleton, segments)):
+            size = sum(part.size for part in parts)
+            waiting.append((pool.submit(decode, parts, size), size))
+            if len(waiting) > threads:
+                yield from _taken(waiting, free)
+        while waiting:
+            yield from _taken(waiting, free)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _taken(waiting: deque[tuple[Future[Bytes], int]], free: list[Bytes]) -> Iterator[memoryview]:
+    future, size = waiting.popleft()
+    buffer = future.result()
+    yield buffer[:size].data
+    free.append(buffer)
+
+
+def _buffer(free: list[Bytes], size: int) -> Bytes:
+    """A used buffer that is large enough, else a new one: fresh memory is slow."""
+    try:
+        buffer = free.pop()
+    except IndexError:
+        buffer = np.empty(0, np.uint8)
+    return buffer if len(buffer) >= size else np.empty(size, np.uint8)
+
+
+def _parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[_Part]:
+    data, start = memoryview(skeleton.data), 0
+    runs = skeleton.runs or ()
+    for index, run in enumerate(runs):
+        if run:
+            yield _Part(run, data[start : start + run], None)
+            start += run
+        if index < len(segments):
+            for chunk in segments[index].chunks:
+                if chunk.size:
+                    yield _Part(chunk.size, None, chunk)
+
+
+def _units(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    unit: list[_Part] = []
+    size = 0
+    for part in parts:
+        if unit and size + part.size > _UNIT:
+            yield unit
+            unit, size = [], 0
+        unit.append(part)
+        size += part.size
+    if unit:
+        yield unit

@@ -1,0 +1,279 @@
+"""A file turned into a manifest, in one pass over its bytes.
+
+The calling thread only reads. One thread digests the whole file, a pool digests, looks up and
+encodes chunks, one thread appends records in file order, so that the same file always makes the
+same packs. Memory is bounded by the units in flight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from blake3 import blake3
+
+from git_theta.core import planes, sketch
+from git_theta.core import skeleton as skeletons
+from git_theta.core.chain import Bytes, Update, digest_of, encode_chunk
+from git_theta.core.feeds import Feed
+from git_theta.core.layout import TensorView
+from git_theta.core.manifest import CHUNK, Chunk, Manifest, Place, Segment, Tensor
+from git_theta.core.payload import Buffer, Header, pack
+from git_theta.core.units import Piece, Span, Unit
+
+OPAQUE = "opaque"
+SUMMARY = "summary"
+_SMALL = 64 << 10
+
+Spot = TypeVar("Spot")
+
+
+class Packs(Protocol[Spot]):
+    """Where records are appended; their places are known once `finish` was called."""
+
+    def append(self, buffers: Sequence[Buffer]) -> Spot: ...
+
+    def place(self, spot: Spot) -> Place: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools(Generic[Spot]):
+    """What the outside lends: the packs, the reuse rule and the encoder.
+
+    `known` finds a chunk that may be used again by the digest of its plain bytes; it is called
+    from several threads.
+    """
+
+    known: Callable[[str], Chunk | None]
+    data: Packs[Spot]
+    summaries: Packs[Spot]
+    update: Update
+    threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A chunk to be stored: its record, and that of its summary."""
+
+    digest: str
+    size: int
+    record: list[Buffer]
+    summary: list[Buffer] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored(Generic[Spot]):
+    """A chunk in packs that have no name yet."""
+
+    digest: str
+    size: int
+    spot: Spot
+    summary: Spot | None
+
+
+class Cleaner(Generic[Spot]):
+    """One pass over one file: `read` it, then ask for the `manifest`."""
+
+    def __init__(self, tools: Tools[Spot]) -> None:
+        self._tools = tools
+        self._whole = blake3()
+        self._size = 0
+        self._hashers: dict[int, blake3] = {}
+        self._stored: dict[str, _Stored[Spot]] = {}
+        self._events: list[tuple[int | None, bytes | Chunk | _Stored[Spot]]] = []
+        self._spans: list[Span] = []
+        self._hash = ThreadPoolExecutor(1)
+        self._write = ThreadPoolExecutor(1)
+        self._work = ThreadPoolExecutor(tools.threads)
+        self._flight: deque[tuple[Future[None], Future[None], Bytes]] = deque()
+
+    def read(self, feed: Feed) -> None:
+        """Read a whole file through a feed."""
+        self._spans = feed.spans
+        try:
+            for buffer, unit in feed.units(self._buffer):
+                self._submit(buffer, unit)
+            while self._flight:
+                self._land()
+        finally:
+            for pool in (self._work, self._write, self._hash):
+                pool.shutdown(cancel_futures=True)
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of the whole file, once it was read."""
+        return self._whole.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes read."""
+        return self._size
+
+    def _buffer(self, size: int) -> Bytes:
+        """A buffer that no thread uses any more: fresh memory is slow."""
+        used = self._land() if len(self._flight) > self._tools.threads else None
+        return used if used is not None and len(used) >= size else np.empty(size, np.uint8)
+
+    def _submit(self, buffer: Bytes, unit: Unit) -> None:
+        self._size += unit.size
+        data = buffer[: unit.size]
+        hashed = self._hash.submit(self._digest, data, unit)
+        made = self._work.submit(self._encode, data, unit)
+        written = self._write.submit(self._append, made, unit)
+        self._flight.append((hashed, written, buffer))
+
+    def _land(self) -> Bytes:
+        hashed, written, buffer = self._flight.popleft()
+        hashed.result()
+        written.result()
+        return buffer
+
+    # --- on the threads ------------------------------------------------------------------------
+
+    def _digest(self, data: Bytes, unit: Unit) -> None:
+        self._whole.update(data.data)
+        for piece in unit.pieces:
+            if piece.span is not None and self._spans[piece.span].size > CHUNK:
+                hasher = self._hashers.setdefault(piece.span, blake3())
+                hasher.update(data[piece.start : piece.start + piece.size].data)
+
+    def _encode(self, data: Bytes, unit: Unit) -> list[_Fresh | Chunk | bytes]:
+        return [self._encode_piece(data, piece) for piece in unit.pieces]
+
+    def _encode_piece(self, data: Bytes, piece: Piece) -> _Fresh | Chunk | bytes:
+        plain = data[piece.start : piece.start + piece.size]
+        if piece.span is None:
+            return plain.tobytes()
+        digest = digest_of(plain)
+        known = self._tools.known(digest)
+        if known is not None and known.size == piece.size:
+            return known
+        span = self._spans[piece.span]
+        cut = planes.grain(span.dtype) if span.dtype else planes.guess_grain(plain)
+        record = encode_chunk(plain, digest, cut, self._tools.update)
+        if piece.size < _SMALL:
+            record = [b"".join(record)]
+        return _Fresh(digest, piece.size, record, _summary(plain, span.dtype))
+
+    def _append(self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit) -> None:
+        for piece, outcome in zip(unit.pieces, made.result(), strict=True):
+            if isinstance(outcome, _Fresh):
+                self._events.append((piece.span, self._store(outcome)))
+            else:
+                self._events.append((piece.span, outcome))
+
+    def _store(self, fresh: _Fresh) -> _Stored[Spot]:
+        seen = self._stored.get(fresh.digest)
+        if seen is None:
+            spot = self._tools.data.append(fresh.record)
+            summary = None
+            if fresh.summary is not None:
+                summary = self._tools.summaries.append(fresh.summary)
+            seen = _Stored(fresh.digest, fresh.size, spot, summary)
+            self._stored[fresh.digest] = seen
+        return seen
+
+    # --- afterwards ----------------------------------------------------------------------------
+
+    def manifest(self, format_name: str, views: Sequence[TensorView]) -> Manifest:
+        """Store the skeleton, finish the packs and describe the file.
+
+        `views` are the tensors that the spans refer to; without them every segment stands for
+        itself. The object table is left empty.
+        """
+        parts = self._parts()
+        digests = {span: self._digest_of(span, found) for span, found in parts.items()}
+        names = {
+            span: views[self._spans[span].views[0]].name
+            for span in parts
+            if views and len(self._spans[span].views) == 1
+        }
+        skeleton = self._store_bytes(self._skeleton(digests, names))
+        self._tools.data.finish()
+        self._tools.summaries.finish()
+        segments = {span: self._segment(digests[span], found) for span, found in parts.items()}
+        tensors = {
+            views[view].name: _tensor(views[view], segment, shared=span not in names)
+            for span, segment in segments.items()
+            for view in (self._spans[span].views if views else ())
+        }
+        return Manifest(
+            format=format_name,
+            size=self._size,
+            digest=self.digest,
+            skeleton=skeleton,
+            tensors=tensors,
+            segments={s.digest: s for span, s in segments.items() if span not in names},
+        )
+
+    def _parts(self) -> dict[int, list[Chunk | _Stored[Spot]]]:
+        """The chunks of each span, spans in file order."""
+        found: dict[int, list[Chunk | _Stored[Spot]]] = {}
+        for span, event in self._events:
+            if span is not None and not isinstance(event, bytes):
+                found.setdefault(span, []).append(event)
+        return found
+
+    def _digest_of(self, span: int, parts: Sequence[Chunk | _Stored[Spot]]) -> str:
+        hasher = self._hashers.get(span)
+        return parts[0].digest if hasher is None else hasher.hexdigest()
+
+    def _skeleton(self, digests: Mapping[int, str], names: Mapping[int, str]) -> bytes:
+        runs, data, last = [0], [], None
+        for span, event in self._events:
+            if isinstance(event, bytes):
+                runs[-1] += len(event)
+                data.append(event)
+            elif span != last:
+                runs.append(0)
+                last = span
+        order = tuple(
+            names[span] if span in names else bytes.fromhex(digest)
+            for span, digest in digests.items()
+        )
+        return skeletons.pack(skeletons.Skeleton(tuple(runs), order, b"".join(data)))
+
+    def _store_bytes(self, plain: bytes) -> Segment:
+        """Store bytes that do not pass through a feed; finishes the data pack."""
+        parts: list[Chunk | _Stored[Spot]] = []
+        for start in range(0, len(plain), CHUNK):
+            part = np.frombuffer(plain[start : start + CHUNK], np.uint8)
+            digest = digest_of(part)
+            known = self._tools.known(digest)
+            if known is not None and known.size == len(part):
+                parts.append(known)
+            else:
+                record = encode_chunk(part, digest, planes.Grain(), self._tools.update)
+                parts.append(self._store(_Fresh(digest, len(part), record, None)))
+        self._tools.data.finish()
+        return self._segment(digest_of(plain), parts)
+
+    def _segment(self, digest: str, parts: Sequence[Chunk | _Stored[Spot]]) -> Segment:
+        chunks = tuple(p if isinstance(p, Chunk) else self._placed(p) for p in parts)
+        return Segment(digest, sum(chunk.size for chunk in chunks), chunks)
+
+    def _placed(self, stored: _Stored[Spot]) -> Chunk:
+        at = self._tools.data.place(stored.spot)
+        summary = None
+        if stored.summary is not None:
+            summary = self._tools.summaries.place(stored.summary)
+        return Chunk(stored.digest, stored.size, self._tools.update.name, at, None, summary)
+
+
+def _tensor(view: TensorView, segment: Segment, *, shared: bool) -> Tensor:
+    return Tensor(view.dtype, view.shape, segment, shared, view.offset, view.strides)
+
+
+def _summary(plain: Bytes, dtype: str) -> list[Buffer] | None:
+    summary = sketch.summarize(plain, dtype)
+    if summary is None:
+        return None
+    packed = summary.pack()
+    header = Header(digest=bytes.fromhex(digest_of(packed)), size=len(packed), kind=SUMMARY)
+    return [b"".join(pack(header, [packed]))]

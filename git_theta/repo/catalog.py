@@ -1,0 +1,157 @@
+"""What this repository has seen and proven: a cache in SQLite that may be deleted at any time.
+
+It maps the digest of a file to the manifest first written for it, and the digest of a chunk to a
+record that was written or decoded here. Busy, damaged or on a disk that SQLite cannot lock, we
+work without it: every method then finds nothing and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from git_theta.core.manifest import Chunk, Place
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (digest TEXT PRIMARY KEY, written REAL, manifest BLOB);
+CREATE TABLE IF NOT EXISTS chunks (
+  digest TEXT, oid TEXT, start INTEGER, length INTEGER, size INTEGER, kind TEXT, base TEXT,
+  PRIMARY KEY (digest, oid, start)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS loose (oid TEXT PRIMARY KEY, written REAL);
+"""
+_VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A manifest written before, and when."""
+
+    manifest: bytes
+    written: float
+
+
+class Catalog:
+    """The cache of one repository, shared by its worktrees. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._guard = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._opened = False
+
+    def manifest(self, digest: str) -> KnownFile | None:
+        """The manifest first written for a file with this digest."""
+        rows = self._rows("SELECT manifest, written FROM files WHERE digest = ?", (digest,))
+        for packed, written in rows:
+            with suppress(zlib.error):
+                return KnownFile(zlib.decompress(packed), written)
+        return None
+
+    def keep_manifest(self, digest: str, text: bytes, *, replace: bool = False) -> None:
+        """Remember a manifest; the first one stays unless `replace` is true."""
+        verb = "REPLACE" if replace else "IGNORE"
+        row = (digest, time.time(), zlib.compress(text, 1))
+        self._write(f"INSERT OR {verb} INTO files VALUES (?, ?, ?)", [row])  # noqa: S608
+
+    def proven(self, digest: str) -> list[Chunk]:
+        """Records of a chunk that this repository wrote or has decoded."""
+        rows = self._rows(
+            "SELECT size, kind, oid, start, length, base FROM chunks WHERE digest = ?", (digest,)
+        )
+        return [
+            Chunk(digest, size, kind, Place(oid, start, length), base)
+            for size, kind, oid, start, length, base in rows
+        ]
+
+    def keep_proven(self, chunks: Iterable[Chunk]) -> None:
+        """Remember records that were written or decoded here."""
+        rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
+        self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def keep_loose(self, oids: Iterable[str]) -> None:
+        """Remember objects that no commit names yet."""
+        now = time.time()
+        rows = [(oid, now) for oid in oids]
+        self._write("INSERT OR REPLACE INTO loose VALUES (?, ?)", rows)
+
+    def loose(self, before: float) -> list[str]:
+        """Objects remembered as loose since before a time."""
+        return [oid for (oid,) in self._rows("SELECT oid FROM loose WHERE written < ?", (before,))]
+
+    def drop_loose(self, oids: Iterable[str]) -> None:
+        """Forget that objects are loose: they are gone, or a manifest in Git names them."""
+        self._write("DELETE FROM loose WHERE oid = ?", [(oid,) for oid in oids])
+
+    def drop_objects(self, oids: Iterable[str]) -> None:
+        """Forget records of objects that are gone."""
+        self._write("DELETE FROM chunks WHERE oid = ?", [(oid,) for oid in oids])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for table in ("files", "chunks", "loose"):
+            self._write(f"DELETE FROM {table}", [()])  # noqa: S608
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._guard:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            self._opened = False
+
+    def _rows(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._with(lambda db: db.execute(statement, values).fetchall(), [])
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.executemany(statement, rows)
+
+        if rows:
+            self._with(work, None)
+
+    def _with(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        with self._guard:
+            try:
+                db = self._open()
+                return otherwise if db is None else work(db)
+            except sqlite3.OperationalError:
+                return otherwise  # busy, read only, or on a disk that cannot lock
+            except sqlite3.DatabaseError:
+                self._start_again()
+                return otherwise
+
+    def _open(self) -> sqlite3.Connection | None:
+        if not self._opened:
+            self._opened = True
+            if not self.path.parent.is_dir():
+                self._opened = False
+                return None
+            db = sqlite3.connect(self.path, timeout=2, check_same_thread=False)
+            db.execute("PRAGMA synchronous = OFF")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                db.close()
+                return None
+            if version == 0:
+                db.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
+            self._db = db
+        return self._db
+
+    def _start_again(self) -> None:
+        """A damaged file is worth nothing: remove it, and work without until the next run."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        with suppress(OSError):
+            self.path.unlink()

@@ -1,0 +1,178 @@
+"""Chunks that may be used again, and the manifests they are found in.
+
+Candidates come from the index, from HEAD and from the parents of a merge, at any path. Others
+known to the repository are taken only where their object holds nothing else, since pushing one
+branch must not upload bytes of another. Reuse is earned: the record was written or decoded here,
+and its objects are still here with the right size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from git_theta.core.chain import Updates, decode_chunk
+from git_theta.core.manifest import Chunk, Manifest, is_manifest, parse
+from git_theta.core.payload import OBJECT_MAGIC
+from git_theta.errors import ThetaError
+from git_theta.repo.catalog import Catalog
+from git_theta.repo.gitrepo import Repo
+from git_theta.repo.objects import Store
+
+MAX_MANIFEST = 256 << 20
+_HEADS = ("HEAD", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
+_ALIKE = ":(top,attr:filter=theta)"
+
+
+class Candidates:
+    """Manifests of the index and of the heads, read when they are asked for."""
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._local: frozenset[str] | None = None
+
+    def of_path(self, path: str) -> Iterator[bytes]:
+        """Manifest texts for one path: staged ones, then those of the heads."""
+        names = [f":{stage}:{path}" for stage in (0, 2, 3, 1)]
+        names += [f"{head}:{path}" for head in _HEADS]
+        seen = set()
+        for name in names:
+            text = self._read(name)
+            if text is not None and text not in seen:
+                seen.add(text)
+                yield text
+
+    def of_all_paths(self) -> Iterator[bytes]:
+        """Manifest texts staged at any path, and what they replace in the heads."""
+        oids = {entry.oid: None for entry in self._repo.staged(_ALIKE)}
+        for head in _HEADS:
+            oids.update(dict.fromkeys(self._replaced(head)))
+        for oid in oids:
+            text = self._read(oid)
+            if text is not None:
+                yield text
+
+    def _replaced(self, head: str) -> Iterator[str]:
+        """Blobs that a head has where the index has another one, or none."""
+        listing = self._repo.git("diff-index", "--cached", "--raw", "-z", head, check=False)
+        for item in listing.split(b"\0"):
+            if item.startswith(b":"):
+                yield item.split()[2].decode()
+
+    def _read(self, name: str) -> bytes | None:
+        if self._repo.promisor:
+            name = self._at_hand(name)
+        found = self._repo.objects.read(name, limit=MAX_MANIFEST) if name else None
+        return found[1] if found is not None and is_manifest(found[1]) else None
+
+    def _at_hand(self, name: str) -> str:
+        """In a partial clone: the blob's id if it is here, else nothing; asking would download."""
+        if self._local is None:
+            listing = self._repo.text(
+                "cat-file", "--batch-all-objects", "--batch-check=%(objectname)"
+            )
+            self._local = frozenset(listing.splitlines())
+        oid = self._repo.text("rev-parse", "-q", "--verify", name, check=False)
+        return oid if oid in self._local else ""
+
+
+class Reuse:
+    """Answers `known`: may this chunk be used again, and from where."""
+
+    def __init__(
+        self, candidates: Candidates, store: Store, catalog: Catalog, updates: Updates
+    ) -> None:
+        self._candidates = candidates
+        self._store = store
+        self._catalog = catalog
+        self._updates = updates
+        self.anywhere = False
+        self._guard = threading.Lock()
+        self._chunks: dict[str, Chunk] = {}
+        self._sizes: dict[str, int] = {}
+        self._earned: dict[str, Chunk | None] = {}
+        self._read_all = False
+        self.proven: list[Chunk] = []
+
+    def add(self, manifest: Manifest) -> None:
+        """Make the chunks of a manifest candidates."""
+        with self._guard:
+            self._add(manifest)
+
+    def _add(self, manifest: Manifest) -> None:
+        self._sizes.update(manifest.objects)
+        for chunk in manifest.all_chunks():
+            self._chunks.setdefault(chunk.digest, chunk)
+
+    def known(self, digest: str) -> Chunk | None:
+        """A chunk that may be used again, or None. Called from several threads."""
+        with self._guard:
+            if digest not in self._earned:
+                self._earned[digest] = self._find(digest)
+            return self._earned[digest]
+
+    def closure(self, chunks: Iterable[Chunk]) -> dict[str, Chunk]:
+        """The bases that chunks need, by digest, without the chunks themselves."""
+        found: dict[str, Chunk] = {}
+        for chunk in chunks:
+            base = chunk.base
+            while base is not None and base not in found:
+                found[base] = self._chunks[base]
+                base = found[base].base
+        return found
+
+    def size(self, oid: str) -> int:
+        """The size of an object that a known chunk lies in, in bytes."""
+        return self._sizes[oid]
+
+    def _find(self, digest: str) -> Chunk | None:
+        chunk = self._chunks.get(digest)
+        if chunk is None and not self._read_all:
+            self._read_all = True
+            for text in self._candidates.of_all_paths():
+                with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
+                    self._add(parse(text))
+            chunk = self._chunks.get(digest)
+        if chunk is not None:
+            return self._earn(chunk)
+        return self._alone(digest)
+
+    def _earn(self, chunk: Chunk) -> Chunk | None:
+        links, base = [chunk], chunk.base
+        while base is not None:
+            if base not in self._chunks:
+                return None
+            links.append(self._chunks[base])
+            base = links[-1].base
+        if not all(self._here(link.at.oid) for link in links):
+            return None
+        if not any(known.at == chunk.at for known in self._catalog.proven(chunk.digest)):
+            try:
+                decode_chunk(chunk, self._store.read, self._updates, self._chunks)
+            except ThetaError:
+                return None
+            self.proven.append(chunk)
+        if chunk.summary is not None and not self._here(chunk.summary.oid):
+            return chunk._replace(summary=None)
+        return chunk
+
+    def _here(self, oid: str) -> bool:
+        """Whether an object is here with the right size; it is then kept from collection."""
+        if not self._store.has(oid, self._sizes.get(oid, -1)):
+            return False
+        self._store.freshen(oid)
+        return True
+
+    def _alone(self, digest: str) -> Chunk | None:
+        """A proven record in an object of its own, or (theta.reuse=repository) any."""
+        for chunk in self._catalog.proven(digest):
+            path = self._store.find(chunk.at.oid)
+            if path is None or chunk.base is not None:
+                continue
+            size = path.stat().st_size
+            if self.anywhere or size == len(OBJECT_MAGIC) + chunk.at.size:
+                self._sizes[chunk.at.oid] = size
+                self._store.freshen(chunk.at.oid)
+                return chunk
+        return None

@@ -1,0 +1,163 @@
+"""Ways to read the bytes that Git hands over, and the work-tree file they may come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from blake3 import blake3
+
+_BLOCK = 1 << 20
+
+
+class Incoming(Protocol):
+    """A stream that can be looked at before it is read."""
+
+    def head(self, size: int) -> bytes: ...
+
+    def readinto(self, view: memoryview) -> int: ...
+
+    def drain(self) -> None: ...
+
+
+class PlainStream:
+    """A pipe or file read from where it stands."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._head = b""
+
+    def head(self, size: int) -> bytes:
+        """The next bytes, up to `size`, without consuming them."""
+        while len(self._head) < size:
+            more = os.read(self._handle, size - len(self._head))
+            if not more:
+                break
+            self._head += more
+        return self._head[:size]
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view; fewer bytes only at the end."""
+        done = min(len(view), len(self._head))
+        view[:done] = self._head[:done]
+        self._head = self._head[done:]
+        while done < len(view):
+            got = os.readv(self._handle, [view[done:]])
+            if not got:
+                break
+            done += got
+        return done
+
+    def drain(self) -> None:
+        """Read and forget the rest."""
+        while os.read(self._handle, _BLOCK):
+            pass
+
+
+class HeadReader:
+    """Random access to the beginning of a stream, which stays unread; for sequential formats."""
+
+    size = None
+
+    def __init__(self, stream: Incoming) -> None:
+        self._stream = stream
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from the head of the stream."""
+        return self._stream.head(offset + size)[offset : offset + size]
+
+
+class FileReader:
+    """Random access to an open file, by `pread`: never mapped, since a truncation would kill."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.size = os.fstat(handle).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        return os.pread(self.handle, max(0, min(size, self.size - offset)), offset)
+
+
+class StreamDiffers(Exception):  # noqa: N818 - not an error: the caller takes another way
+    """The stream is not the work-tree file; `tail` was read of it and is nowhere else."""
+
+    def __init__(self, tail: bytes) -> None:
+        super().__init__()
+        self.tail = tail
+
+
+class ComparedStream:
+    """A stream that is checked, byte for byte, against the file that was looked into."""
+
+    def __init__(self, stream: Incoming, file: FileReader) -> None:
+        self._stream = stream
+        self.file = file
+        self._check = bytearray(_BLOCK)
+        self.equal = 0
+        self.hasher = blake3()
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view from the stream.
+
+        Raises:
+            StreamDiffers: file and stream part within these bytes.
+        """
+        got = self._stream.readinto(view)
+        ended = got < len(view)
+        same = self._same(view[:got])
+        if same and ended:
+            same = self.equal + got == self.file.size
+        if not same:
+            raise StreamDiffers(bytes(view[:got]))
+        self.hasher.update(view[:got])
+        self.equal += got
+        return got
+
+    def _same(self, view: memoryview) -> bool:
+        for start in range(0, len(view), _BLOCK):
+            part = view[start : start + _BLOCK]
+            check = memoryview(self._check)[: len(part)]
+            if os.preadv(self.file.handle, [check], self.equal + start) != len(part):
+                return False
+            if bytes(check) != bytes(part):
+                return False
+        return True
+
+
+def spool(stream: Incoming, handle: int) -> None:
+    """Write the rest of a stream into a file."""
+    buffer = memoryview(bytearray(_BLOCK))
+    while got := stream.readinto(buffer):
+        write_fully(handle, buffer[:got])
+
+
+def copy_proven(compared: ComparedStream, source: FileReader, handle: int) -> bool:
+    """Copy what file and stream had in common into another file; False if it changed since."""
+    hasher = blake3()
+    for start in range(0, compared.equal, _BLOCK):
+        part = source.read(start, min(_BLOCK, compared.equal - start))
+        hasher.update(part)
+        write_fully(handle, memoryview(part))
+    return hasher.digest() == compared.hasher.digest()
+
+
+def write_fully(handle: int, view: memoryview) -> None:
+    """`os.write` until everything is written."""
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def open_regular(path: Path) -> int | None:
+    """Open a regular file for reading, or return None."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    import stat
+
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return None
+    return handle

@@ -1,0 +1,34 @@
+"""The update that stands by: a chunk as it is, in byte planes, with no base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from git_theta.core import planes
+from git_theta.core.chain import Bytes, Encoded
+from git_theta.core.payload import Header
+
+
+class DenseUpdate:
+    """Byte planes, each entropy-coded on its own."""
+
+    name: ClassVar[str] = "dense"
+    needs_base: ClassVar[bool] = False
+
+    def encode(
+        self,
+        new: Bytes,
+        base: Bytes | None,  # noqa: ARG002
+        cut: planes.Grain,
+    ) -> Encoded | None:
+        return Encoded(frames=planes.encode(new, cut), cut=cut, block=planes.BLOCK)
+
+    def decode(
+        self,
+        header: Header,
+        frames: Iterator[memoryview],
+        base: Bytes | None,  # noqa: ARG002
+        out: Bytes,
+    ) -> None:
+        planes.decode(frames, out, planes.Grain(header.word, header.turned), header.block)
