@@ -161,6 +161,8 @@ def main() -> int:
     except RunError as error:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

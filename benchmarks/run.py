@@ -63,6 +63,8 @@ def _bench(given: argparse.Namespace) -> int:
     with sandbox(given.dir) as box:
         results = _measure(box, given)
         part = markdown(box, results, command)
+    if given.quick:
+        print("Small models under the names of the large ones, one round: no measurement.\n")
     print(part)
     if not given.quick and not given.only:
         PAGE.write_text(replaced(PAGE.read_text(), part))
@@ -79,6 +81,8 @@ def main() -> int:
     except RunError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
