@@ -106,30 +106,32 @@ class _Sums:
         self.low, self.high = math.inf, -math.inf
         self.bins = np.zeros(WIDTH, np.float64)
 
-    def add(self, values: Floats, signs: Floats, bins: npt.NDArray[np.float64]) -> None:
-        """Add one lane of a block; `bins` is the part of the sketch that the lane falls into."""
-        self.count += len(values)
-        square = float(np.dot(values, values))
-        finite = len(values)
-        if not math.isfinite(square):
-            values, finite, square = self._exceptional(values)
+    def add(self, lanes: Floats, signs: Floats) -> None:
+        """Add one block: row i of `lanes` holds its elements i, i + rows, i + 2 rows, ..."""
+        values = lanes.ravel()
+        finite, square = len(values), float(np.dot(values, values))
+        self.count += finite
+        if math.isfinite(square):
+            extremes = values
+        else:
+            lanes, extremes, square = self._exceptional(lanes)
+            values, finite = lanes.ravel(), len(extremes)
         self.finite += finite
         self.square += square
-        self.sum += float(np.add.reduce(values))
+        self.sum += float(np.dot(values, _ones()[: len(values)]))
         if finite:
-            self.low = min(self.low, float(values.min()))
-            self.high = max(self.high, float(values.max()))
-        bins += _fold(values, signs[: len(values)], len(bins))
+            self.low = min(self.low, float(extremes.min()))
+            self.high = max(self.high, float(extremes.max()))
+        self.bins += _fold(lanes, signs).T.ravel()
 
-    def _exceptional(self, values: Floats) -> tuple[Floats, int, float]:
-        bad = ~np.isfinite(values)
-        nans = int(np.count_nonzero(np.isnan(values)))
+    def _exceptional(self, lanes: Floats) -> tuple[Floats, Floats, float]:
+        """Count what is not finite, and put zeros in its place; squares in float64."""
+        good = np.isfinite(lanes)
+        nans = int(np.count_nonzero(np.isnan(lanes)))
         self.nans += nans
-        wrong = int(np.count_nonzero(bad))
-        self.infinities += wrong - nans
-        values = np.where(bad, np.float32(0), values)
-        wide = values.astype(np.float64)
-        return values, len(values) - wrong, float(np.dot(wide, wide))
+        self.infinities += lanes.size - int(np.count_nonzero(good)) - nans
+        wide = np.where(good, lanes, np.float32(0)).astype(np.float64)
+        return wide.astype(np.float32), lanes[good], float(np.vdot(wide, wide))
 
 
 def _total(data: Bytes, dtype: str) -> Summary:
@@ -139,10 +141,8 @@ def _total(data: Bytes, dtype: str) -> Summary:
     paired = dtype == "BF16" and len(data) % 4 == 0
     for index, start in enumerate(range(0, len(data), BLOCK * size)):
         block = data[start : start + BLOCK * size]
-        lanes = _pair(block) if paired else [_floats(block, dtype)]
-        for number, lane in enumerate(lanes):
-            signs = _signs(index, number, len(lanes))
-            sums.add(lane, signs, sums.bins[number :: len(lanes)])
+        lanes = _pair(block) if paired else _floats(block, dtype)[np.newaxis]
+        sums.add(lanes, _signs(index, *lanes.shape))
     sketch = sums.bins.astype(np.float32) if sums.count >= _SKETCHED_FROM else None
     return Summary(
         dtype=dtype,
@@ -157,13 +157,13 @@ def _total(data: Bytes, dtype: str) -> Summary:
     )
 
 
-def _pair(block: Bytes) -> list[Floats]:
-    """Two lanes of bf16 values, two to a word: the even ones and the odd ones, as float32."""
+def _pair(block: Bytes) -> Floats:
+    """bf16 values, two to a word, as float32: the even ones in one row, the odd in another."""
     words = block.view("<u4")
-    return [
-        np.left_shift(words, 16).view(np.float32),
-        np.bitwise_and(words, np.uint32(0xFFFF0000)).view(np.float32),
-    ]
+    lanes = np.empty((2, len(words)), np.uint32)
+    np.left_shift(words, 16, out=lanes[0])
+    np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[1])
+    return lanes.view(np.float32)
 
 
 def _floats(block: Bytes, dtype: str) -> Floats:
@@ -199,12 +199,17 @@ def _numpy_type(dtype: str) -> Any:
 
 
 @cache
-def _sign_stream(lane: int, lanes: int) -> Floats:
-    """Signs from SHAKE-128: the same on every machine and in every release."""
+def _ones() -> Floats:
+    return np.ones(BLOCK * 2, np.float32)
+
+
+@cache
+def _sign_stream(rows: int) -> Floats:
+    """Signs from SHAKE-128, the same on every machine and in every release, dealt to rows."""
     stream = hashlib.shake_128(b"git-theta sketch 1").digest(2 * BLOCK // 8)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
-    signs: Floats = np.where(bits, -1.0, 1.0).astype(np.float32)[lane::lanes].copy()
-    return signs
+    signs = np.where(bits, -1.0, 1.0).astype(np.float32)
+    return np.ascontiguousarray(signs.reshape(-1, rows).T)
 
 
 @cache
@@ -214,20 +219,22 @@ def _start(block: int) -> int:
     return int.from_bytes(seed, "little") % BLOCK & ~1
 
 
-def _signs(block: int, lane: int, lanes: int) -> Floats:
-    start = _start(block) // lanes
-    return _sign_stream(lane, lanes)[start : start + BLOCK // lanes]
+def _signs(block: int, rows: int, columns: int) -> Floats:
+    start = _start(block) // rows
+    return _sign_stream(rows)[:, start : start + columns]
 
 
-def _fold(values: Floats, signs: Floats, width: int) -> npt.NDArray[np.float64]:
-    """Add signed values into `width` bins by halving: the same order of additions everywhere."""
-    rows = -(-len(values) // width)
-    height = 1 << max(0, rows - 1).bit_length()
-    grid = np.zeros(height * width, np.float32)
+def _fold(lanes: Floats, signs: Floats) -> npt.NDArray[np.float64]:
+    """Add signed values into bins by halving: the same order of additions everywhere."""
+    rows, columns = lanes.shape
+    width = WIDTH // rows
+    height = 1 << max(0, -(-columns // width) - 1).bit_length()
+    grid = np.empty((rows, height * width), np.float32)
+    grid[:, columns:] = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        np.multiply(values, signs, out=grid[: len(values)])
+        np.multiply(lanes, signs, out=grid[:, :columns])
         while height > 1:
             height //= 2
             half = height * width
-            np.add(grid[:half], grid[half : 2 * half], out=grid[:half])
-    return grid[:width].astype(np.float64)
+            np.add(grid[:, :half], grid[:, half : 2 * half], out=grid[:, :half])
+    return grid[:, :width].astype(np.float64)
