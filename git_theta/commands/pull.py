@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,11 +145,11 @@ def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> li
     written = []
     with progress(sum(p.manifest.size for p in waiting), "writing") as advance:
         for pending in waiting:
-            error = _failure(session, pending, advance)
-            if error is None:
+            problem = _failure(session, pending, advance)
+            if problem is None:
                 written.append(pending)
             else:
-                failures.append((pending.entry.path, error))
+                failures.append((pending.entry.path, problem))
     if written:
         session.repo.git("update-index", "-q", "--refresh", check=False)
     return written
