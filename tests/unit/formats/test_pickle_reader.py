@@ -58,7 +58,10 @@ def test_plain_values_of_every_protocol(value: Any, protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2])
 def test_old_protocols(protocol: int) -> None:
-    value = {"a\\é\n": [1, -1, 255, 65536, 2**31, -(2**70), 1.5, True, False, None], "t": ((), (1,))}
+    value = {
+        "a\\é\n": [1, -1, 255, 65536, 2**31, -(2**70), 1.5, True, False, None],
+        "t": ((), (1,)),
+    }
     assert plain(read(pickle.dumps(value, protocol))) == value
 
 
@@ -101,8 +104,12 @@ def _cycle() -> bytes:
 
 
 def _long_name() -> bytes:
-    return b"X" + (1 << 20).to_bytes(4, "little") + b"n" * (1 << 20) + b"q\x000" + (
-        b"}" + b"h\x00}" * 20_000 + b"s" * 20_000 + b"."
+    return (
+        b"X"
+        + (1 << 20).to_bytes(4, "little")
+        + b"n" * (1 << 20)
+        + b"q\x000"
+        + (b"}" + b"h\x00}" * 20_000 + b"s" * 20_000 + b".")
     )
 
 

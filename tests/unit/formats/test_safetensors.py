@@ -162,9 +162,7 @@ def test_hostile_headers(header: dict[str, object], tail: bytes, size: int | Non
 
 
 @settings(deadline=None, max_examples=300)
-@given(
-    ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4)
-)
+@given(ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4))
 def test_what_the_formats_own_reader_takes_we_take(ranges: list[tuple[int, int]]) -> None:
     """Ours takes gaps as well; in anything else the two agree."""
     header = {str(n): entry("U8", [size], at, at + size) for n, (at, size) in enumerate(ranges)}
