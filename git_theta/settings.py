@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from git_theta.errors import UsageError
 
+COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
 
@@ -66,6 +68,23 @@ def environment() -> dict[str, str]:
 def caller_directory() -> Path:
     """Where the user stood when Git was called, which may be below the top."""
     return Path(os.environ.get("GIT_PREFIX", ""))
+
+
+def debugging(words: Sequence[str] = ()) -> bool:
+    """Whether failures show a traceback: `-v` on the command line, or GIT_THETA_DEBUG."""
+    before = words[: words.index("--")] if "--" in words else words
+    asked = "-v" in before or "--verbose" in before
+    return asked or os.environ.get("GIT_THETA_DEBUG", "0").strip().lower() not in _FALSE
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether to colour what is written to a stream; NO_COLOR says no."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def completing() -> bool:
+    """Whether a shell asks how a command line could go on."""
+    return COMPLETE in os.environ
 
 
 def _truth(text: str, key: str) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from git_theta import registry
+from git_theta.commands.terminal import printable
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import ThetaError
 from git_theta.repo.catalog import Catalog
+from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 from git_theta.settings import Settings
@@ -46,6 +48,11 @@ class Session:
         """A path that Git names, in the work tree."""
         return self.repo.cwd / name
 
+    def collect(self) -> None:
+        """Remove what earlier runs stored and nothing ever named."""
+        self.store.release()
+        collect(self.repo, self.store, self.catalog, self.settings.grace)
+
     def close(self) -> None:
         """End helper processes and give up locks."""
         self.store.release()
@@ -68,11 +75,6 @@ def say(path: str, message: str, hint: str = "") -> None:
         lines.append(f"  hint: {printable(hint)}")
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """Text from a file or a repository, with control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def report(path: str, error: BaseException) -> None:

@@ -1,0 +1,105 @@
+"""`git theta export`: a file out of history."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from git_theta.commands.options import path_from_top, split_revision
+from git_theta.commands.progress import progress
+from git_theta.commands.session import Session
+from git_theta.commands.terminal import note, printable, size_text
+from git_theta.core.checkpoint import rebuild
+from git_theta.core.manifest import Manifest
+from git_theta.errors import RefusedError
+from git_theta.repo.objects import store_failed
+from git_theta.repo.remotes import resolve_missing
+from git_theta.repo.tracked import find_blob, parse_at
+
+
+@click.command()
+@click.argument("place", metavar="[REV:]PATH")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write; - is stdout.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def command(place: str, output: str, force: bool) -> None:
+    """Write a file as it was in some commit, byte for byte.
+
+    \b
+        git theta export HEAD~3:model.safetensors -o old.safetensors
+
+    PATH alone is what is staged. Objects that are not here are fetched first. FILE appears only
+    when all of it is written and proven.
+    """
+    session = Session()
+    try:
+        rev, path = split_revision(place)
+        if rev is None or path.startswith("./"):
+            path = path_from_top(session.repo, path)
+        manifest = parse_at(path, find_blob(session.repo, rev, path)[1])
+        target = Path(output)
+        if output != "-" and not force and os.path.lexists(target):
+            raise RefusedError(f"{target} exists", hint="add --force to replace it")
+        _fetch(session, manifest)
+        _write(session, manifest, None if output == "-" else target)
+    finally:
+        session.close()
+    note(f"{printable(place)}: {size_text(manifest.size)} written to {printable(output)}")
+
+
+def _fetch(session: Session, manifest: Manifest) -> None:
+    store = session.store
+    missing = {oid: n for oid, n in manifest.objects.items() if not store.has(oid, n)}
+    if missing:
+        resolve_missing(session.repo, store, missing)
+
+
+def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
+    threads = session.settings.threads
+    with progress(manifest.size, "writing") as advance:
+        pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
+        if target is None:
+            for piece in _counted(pieces, advance):
+                sys.stdout.buffer.write(piece)
+        else:
+            write_whole(target, _counted(pieces, advance))
+
+
+def _counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
+    for piece in pieces:
+        yield piece
+        advance(len(piece))
+
+
+def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:
+    """Write a file beside its place and move it there only when it is complete.
+
+    Raises:
+        StoreError: the disk is full, or the directory cannot be written.
+    """
+    part: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name[:100]}.", delete=False
+        ) as file:
+            part = Path(file.name)
+            for piece in pieces:
+                file.write(piece)
+        part.chmod(0o666 & ~_umask())
+        part.replace(target)
+    except BaseException as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            store_failed(error, f"{target} cannot be written")
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

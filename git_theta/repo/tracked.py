@@ -1,0 +1,188 @@
+"""Which paths git-theta keeps, and the manifests of the index, of a revision, of all history."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
+from git_theta.errors import ManifestError, NotTrackedError
+from git_theta.repo.gitrepo import GitError, Repo, StagedEntry
+
+# No manifest is smaller or larger; blobs outside are not even read.
+_SMALLEST, _LARGEST = 300, 512 << 20
+_REGULAR = ("100644", "100755")
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedBlob:
+    """A blob at a path in the index or a tree; `text` is None when it is not a manifest."""
+
+    path: str
+    oid: str
+    text: bytes | None
+
+
+def staged_paths(repo: Repo) -> list[StagedEntry]:
+    """The index's regular files whose attributes give them to git-theta."""
+    found = repo.staged(":(top,attr:filter=theta)")
+    return [entry for entry in found if entry.mode in _REGULAR]
+
+
+def staged_blobs(repo: Repo) -> Iterator[TrackedBlob]:
+    """What the index holds for each tracked path (every stage of a path in conflict)."""
+    for entry in staged_paths(repo):
+        yield TrackedBlob(entry.path, entry.oid, manifest_text(repo, entry.oid))
+
+
+def tree_blobs(repo: Repo, rev: str) -> Iterator[TrackedBlob]:
+    """What a revision's tree holds for each path that is tracked by the attributes of now.
+
+    Raises:
+        NotTrackedError: there is no such revision.
+    """
+    if repo.resolve(rev + "^{tree}") is None:
+        raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+    listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev)
+    files: dict[str, str] = {}
+    for item in listing.split(b"\0"):
+        meta, _, path = item.partition(b"\t")
+        fields = meta.decode().split()
+        if fields and fields[0] in _REGULAR:
+            files[path.decode(errors="surrogateescape")] = fields[2]
+    attributes = repo.attributes(files, ["filter"])
+    for name, oid in files.items():
+        if attributes.get(name, {}).get("filter") == "theta":
+            yield TrackedBlob(name, oid, manifest_text(repo, oid))
+
+
+def manifest_text(repo: Repo, name: str) -> bytes | None:
+    """The manifest that an object name stands for, or None where it is something else."""
+    found = repo.objects.read(name, limit=_LARGEST)
+    if found is None or not is_manifest(found[1]):
+        return None
+    return found[1]
+
+
+def find_blob(repo: Repo, rev: str | None, path: str) -> tuple[str, bytes]:
+    """A manifest by revision (None: the index) and path from the top: (blob id, text).
+
+    Raises:
+        NotTrackedError: there is no such file, or it is no manifest.
+    """
+    names = [f"{rev}:{path}"] if rev else [f":0:{path}", f":2:{path}", f"HEAD:{path}"]
+    where = f"in {rev}" if rev else "in the index"
+    for name in names:
+        found = repo.objects.read(name)
+        if found is not None:
+            break
+    else:
+        if rev and repo.resolve(rev) is None:
+            raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+        raise NotTrackedError(f"there is no file {path!r} {where}", hint="git theta ls-files")
+    if not is_manifest(found[1]):
+        raise NotTrackedError(
+            f"{path!r} {where} is not kept by git-theta", hint="git theta track, then git add"
+        )
+    return found
+
+
+def parse_at(path: str, text: bytes) -> Manifest:
+    """Read the manifest of a path.
+
+    Raises:
+        ManifestError: it is damaged; the message names the path.
+    """
+    try:
+        return parse(text)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}", hint=error.hint) from error
+
+
+def read_or_error(path: str, text: bytes) -> Manifest | ManifestError:
+    """Read the manifest of a path, or say why not, for reports that go on."""
+    try:
+        return parse_at(path, text)
+    except ManifestError as error:
+        return error
+
+
+def is_left_as_manifest(path: Path) -> bool:
+    """Whether a work-tree file is still the manifest itself."""
+    try:
+        with path.open("rb") as file:
+            return is_manifest(file.read(len(MAGIC)))
+    except OSError:
+        return False
+
+
+def every_manifest(repo: Repo) -> Iterator[tuple[str, bytes]]:
+    """All manifests in the object database, named by a commit or not: (blob id, text).
+
+    In a partial clone only those that are here.
+    """
+    asked = _blobs(repo)
+    if not asked:
+        return
+    for oid in asked:
+        text = manifest_text(repo, oid)
+        if text is not None:
+            yield oid, text
+
+
+def _blobs(repo: Repo) -> list[str]:
+    listing = repo.git(
+        "cat-file", "--batch-check=%(objecttype) %(objectsize) %(objectname)",
+        "--batch-all-objects", "--unordered",
+    )  # fmt: skip
+    found = []
+    for line in listing.splitlines():
+        kind, size, oid = line.split()
+        if kind == b"blob" and _SMALLEST <= int(size) <= _LARGEST:
+            found.append(oid.decode())
+    return found
+
+
+def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """Where blobs stand in history: blob id -> (commit, path), the newest first.
+
+    Walks all history; for the few blobs of a report.
+    """
+    wanted = set(oids)
+    found: dict[str, list[tuple[str, str]]] = {oid: [] for oid in wanted}
+    if not wanted:
+        return found
+    command = ["git", "log", "--all", "--raw", "-z", "--no-abbrev", "--no-renames", "-m", "--root"]
+    with subprocess.Popen(
+        [*command, "--format=commit %H"], cwd=repo.cwd, stdout=subprocess.PIPE
+    ) as process:
+        if process.stdout is None:
+            raise GitError("git log has no output")
+        text = process.stdout.read()
+    commit, oid = "", ""
+    for item in text.decode(errors="surrogateescape").split("\0"):
+        words = item.lstrip("\n").split(" ")
+        if words[0] == "commit" and len(words) == 2:
+            commit = words[1].strip()
+        elif words[0].startswith(":") and len(words) >= 5:
+            oid = words[3]
+        elif oid in wanted:
+            found[oid].append((commit, item))
+            oid = ""
+    return found
+
+
+def untracked_manifests(repo: Repo) -> Iterator[tuple[str, str]]:
+    """Staged manifests whose attributes do not give them to git-theta: (path, their filter)."""
+    ours = {entry.path for entry in staged_paths(repo)}
+    others = [e for e in repo.staged() if e.mode in _REGULAR and e.path not in ours]
+    asked = "".join(f"{entry.oid}\n" for entry in others).encode()
+    told = repo.git("cat-file", "--batch-check=%(objectsize)", stdin=asked).splitlines()
+    for entry, size in zip(others, told, strict=True):
+        if not size.isdigit() or not _SMALLEST <= int(size) <= _LARGEST:
+            continue
+        if manifest_text(repo, entry.oid) is not None:
+            found = repo.attributes([entry.path], ["filter"])
+            yield entry.path, found.get(entry.path, {}).get("filter", "unset")

@@ -1,0 +1,170 @@
+"""A place of its own for tests that drive real Git: home, configuration, repositories."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BIN = Path(sys.executable).parent
+_KEPT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "COVERAGE_PROCESS_START")
+
+Done = subprocess.CompletedProcess[str]
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """An environment in which nothing of this machine's user is left."""
+    env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    env |= {
+        "PATH": f"{BIN}{os.pathsep}{env.get('PATH', os.defpath)}",
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_EDITOR": "true",
+        "LC_ALL": "C.UTF-8",
+    }
+    for role in ("AUTHOR", "COMMITTER"):
+        env |= {
+            f"GIT_{role}_NAME": "Tess Tester",
+            f"GIT_{role}_EMAIL": "tess@example.org",
+            f"GIT_{role}_DATE": "2024-01-02T03:04:05Z",
+        }
+    return env
+
+
+@dataclass
+class Sandbox:
+    """A home directory, and a repository in it where commands are run."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        home = self.root / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        self.env = clean_environment(home) | self.env
+        config = "[init]\n\tdefaultBranch = main\n[advice]\n\tdetachedHead = false\n"
+        (home / ".gitconfig").write_text(config)
+        self.work = self.root / "work"
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    def run(
+        self,
+        *words: str | Path,
+        code: int | None = 0,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Run a program; `code` is the exit code it must end with (None: any)."""
+        done = subprocess.run(
+            list(map(str, words)),
+            cwd=cwd or (self.work if self.work.exists() else self.root),
+            env={**self.env, **(env or {})},
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+        )
+        if code is not None and done.returncode != code:
+            shown = " ".join(map(str, words))
+            raise AssertionError(
+                f"{shown}: ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def git(self, *words: str | Path, **options: Any) -> str:
+        """Run Git and return its standard output."""
+        return self.run("git", *words, **options).stdout
+
+    def theta(self, *words: str | Path, **options: Any) -> Done:
+        """Run git-theta the way a user does."""
+        return self.run("git", "theta", *words, **options)
+
+    def json(self, *words: str | Path, **options: Any) -> Any:
+        """Run git-theta and read its report."""
+        return json.loads(self.theta(*words, "--json", **options).stdout)
+
+    def init(self, *, install: bool = True, track: str = "*.safetensors") -> Path:
+        """Make the repository, set up git-theta, track a pattern."""
+        self.work.mkdir()
+        self.git("init", "-q")
+        if install:
+            self.theta("install")
+        if track:
+            self.theta("track", track, "-q")
+        return self.work
+
+    def commit(self, message: str = "a commit") -> str:
+        """Commit everything; return the commit's id."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", message)
+        return self.git("rev-parse", "HEAD").strip()
+
+    def store(self) -> Path:
+        """Where the objects of the repository lie."""
+        return self.work / ".git" / "theta" / "lfs.git" / "lfs" / "objects"
+
+    def objects(self) -> list[Path]:
+        """The files of all stored objects."""
+        return sorted(path for path in self.store().rglob("*") if path.is_file())
+
+
+def model(
+    path: Path, changes: Mapping[str, npt.NDArray[Any]] | None = None, *, layers: int = 4
+) -> bytes:
+    """Write a small safetensors file with fixed weights, some of them replaced."""
+    rng = np.random.default_rng(7)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        f"layer.{number}.weight": rng.normal(size=(40, 50)).astype("<f4")
+        for number in range(layers)
+    }
+    tensors |= dict(changes or {})
+    data = encode(tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return data
+
+
+def encode(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """A safetensors file of float32 tensors, written by hand."""
+    header: dict[str, Any] = {}
+    body = b""
+    for name, values in tensors.items():
+        data = values.astype("<f4").tobytes()
+        ends = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": ends}
+        body += data
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def without_program(env: Mapping[str, str], name: str, scratch: Path) -> dict[str, str]:
+    """An environment in which one program is not found: PATH is a directory of links."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    for directory in env["PATH"].split(os.pathsep):
+        if not Path(directory).is_dir():
+            continue
+        for program in Path(directory).iterdir():
+            link = scratch / program.name
+            if program.name != name and not link.exists() and os.access(program, os.X_OK):
+                link.symlink_to(program)
+    if shutil.which(name, path=str(scratch)):
+        raise AssertionError(f"{name} is still found")
+    return {**env, "PATH": str(scratch)}
