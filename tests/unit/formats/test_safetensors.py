@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tests.models import published
 from tests.unit.formats.headers import entry, one, raw_file, tensors_file
 from tests.unit.formats.reading import tensor_bytes
 
+deserialize: Any = safetensors.deserialize
 FORMAT = SafetensorsFormat()
 
 
@@ -42,11 +45,11 @@ def test_every_dtype_has_its_size(dtype: str, shape: list[int], size: int) -> No
     layout = locate(data)
     assert (layout.segments[0].size, layout.tensors[0].dtype) == (size, dtype)
     # The format's own reader is of the same opinion, for this size and for one byte more.
-    safetensors.deserialize(data)
+    deserialize(data)
     with pytest.raises(FormatError, match=f"'t'.* not {size + 1}"):
         locate(one(dtype, shape, 0, size + 1))
     with pytest.raises(SafetensorError):
-        safetensors.deserialize(one(dtype, shape, 0, size + 1, bytes(size + 1)))
+        deserialize(one(dtype, shape, 0, size + 1, bytes(size + 1)))
 
 
 def test_a_dtype_newer_than_ours_is_kept_as_bytes() -> None:
@@ -98,7 +101,7 @@ def test_what_is_refused(data: bytes, message: str) -> None:
 @pytest.mark.parametrize(("begin", "end"), [(0, 4), (2, 6), (0, 2), (3, 4)])
 def test_overlaps_and_twins_are_refused(begin: int, end: int) -> None:
     header = {"a": entry("U8", [4], 0, 4), "b": entry("U8", [end - begin], begin, end)}
-    with pytest.raises(FormatError, match="'a' and 'b' overlap|'b' and 'a' overlap"):
+    with pytest.raises(FormatError, match=r"'[ab]' and '[ab]' overlap"):
         locate(raw_file(json.dumps(header).encode(), bytes(8)))
 
 
@@ -168,14 +171,15 @@ def test_what_the_formats_own_reader_takes_we_take(ranges: list[tuple[int, int]]
     header = {str(n): entry("U8", [size], at, at + size) for n, (at, size) in enumerate(ranges)}
     data = raw_file(json.dumps(header).encode(), bytes(max(at + size for at, size in ranges)))
     filled = sorted((at, at + size) for at, size in ranges)
-    apart = all(a[1] <= b[0] for a, b in zip(filled, filled[1:], strict=False))
+    apart = all(a[1] <= b[0] for a, b in itertools.pairwise(filled))
     try:
-        safetensors.deserialize(data)
+        deserialize(data)
     except SafetensorError:
         if apart:
             locate(data)
         else:
-            pytest.raises(FormatError, locate, data)
+            with pytest.raises(FormatError):
+                locate(data)
     else:
         locate(data)
 
@@ -192,7 +196,7 @@ def test_relayout_keeps_metadata_and_alignment() -> None:
     assert len(relaid.skeleton) % 8 == 0
     data = relaid.skeleton + bytes(range(sum(s.size for s in relaid.layout.segments)))
     assert locate(data) == relaid.layout
-    found = dict(safetensors.deserialize(data))
+    found = dict(deserialize(data))
     for tensor in relaid.layout.tensors:
         assert bytes(found[tensor.name]["data"]) == tensor_bytes(data, relaid.layout, tensor)
     header = json.loads(relaid.skeleton[8:])

@@ -169,7 +169,7 @@ def test_zip64_and_streamed_archives() -> None:
             return out.write(raw)
 
     # A pipe cannot be sought: every member gets a data descriptor, of 64 bits where forced.
-    with zipfile.ZipFile(Pipe(), "w") as new:  # type: ignore[type-var]
+    with zipfile.ZipFile(Pipe(), "w") as new:
         for number, (name, content) in enumerate(members(NESTED).items()):
             with new.open(f"x/{name}", "w", force_zip64=number % 2 == 0) as member:
                 member.write(content)
