@@ -91,8 +91,7 @@ class Menu(click.Group):
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        for section in (NAME = "git theta"
-EVERYDAY, TRANSFER, INSPECT, REPAIR):
+        for section in (EVERYDAY, TRANSFER, INSPECT, REPAIR):
             rows = [(n, entry.help) for n, entry in COMMANDS.items() if entry.section == section]
             with formatter.section(section):
                 formatter.write_dl(rows, col_spacing=3)
