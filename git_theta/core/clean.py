@@ -19,6 +19,7 @@ from blake3 import blake3
 from git_theta.core import planes, sketch
 from git_theta.core import skeleton as skeletons
 from git_theta.core.chain import Bytes, Update, digest_of, encode_chunk
+from git_theta.core.dtypes import DTYPES
 from git_theta.core.feeds import Feed
 from git_theta.core.layout import TensorView
 from git_theta.core.manifest import CHUNK, Chunk, Manifest, Place, Segment, Tensor
@@ -165,8 +166,7 @@ class Cleaner(Generic[Spot]):
         if known is not None and known.size == piece.size:
             return known
         span = self._spans[piece.span]
-        cut = planes.grain(span.dtype) if span.dtype else planes.guess_grain(plain)
-        record = encode_chunk(plain, digest, cut, self._tools.update)
+        record = encode_chunk(plain, digest, _cut(plain, span), self._tools.update)
         if piece.size < _SMALL:
             record = [b"".join(record)]
         return _Fresh(digest, piece.size, record, _summary(plain, span.dtype))
@@ -280,6 +280,12 @@ class Cleaner(Generic[Spot]):
 
 def _tensor(view: TensorView, segment: Segment, *, shared: bool) -> Tensor:
     return Tensor(view.dtype, view.shape, segment, shared, view.offset, view.strides)
+
+
+def _cut(plain: Bytes, span: Span) -> planes.Grain:
+    if span.dtype in DTYPES:
+        return planes.grain(span.dtype)
+    return planes.Grain(span.word) if span.word > 1 else planes.guess_grain(plain)
 
 
 def _summary(plain: Bytes, dtype: str) -> list[Buffer] | None:

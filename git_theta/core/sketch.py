@@ -106,10 +106,14 @@ class _Sums:
         self.low, self.high = math.inf, -math.inf
         self.bins = np.zeros(WIDTH, np.float64)
 
-    def add(self, lanes: Floats, signs: Floats) -> None:
-        """Add one block: row i of `lanes` holds its elements i, i + rows, i + 2 rows, ..."""
+    def add(self, lanes: Floats, signs: Floats | None) -> None:
+        """Add one block: row i of `lanes` holds its elements i, i + rows, i + 2 rows, ...
+
+        Without signs nothing is added to the sketch.
+        """
         values = lanes.ravel()
-        finite, square = len(values), float(np.dot(values, values))
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite, square = len(values), float(np.dot(values, values))
         self.count += finite
         if math.isfinite(square):
             extremes = values
@@ -122,7 +126,8 @@ class _Sums:
         if finite:
             self.low = min(self.low, float(extremes.min()))
             self.high = max(self.high, float(extremes.max()))
-        self.bins += _fold(lanes, signs).T.ravel()
+        if signs is not None:
+            self.bins += _fold(lanes, signs).T.ravel()
 
     def _exceptional(self, lanes: Floats) -> tuple[Floats, Floats, float]:
         """Count what is not finite, and put zeros in its place; squares in float64."""
@@ -138,12 +143,13 @@ def _total(data: Bytes, dtype: str) -> Summary:
     """Run over blocks of values, each in cache while it is looked at."""
     known, sums = DTYPES[dtype], _Sums()
     size = known.bits // 8 // (2 if known.kind == COMPLEX else 1)
+    sketched = len(data) // size >= _SKETCHED_FROM
     paired = dtype == "BF16" and len(data) % 4 == 0
     for index, start in enumerate(range(0, len(data), BLOCK * size)):
         block = data[start : start + BLOCK * size]
         lanes = _pair(block) if paired else _floats(block, dtype)[np.newaxis]
-        sums.add(lanes, _signs(index, *lanes.shape))
-    sketch = sums.bins.astype(np.float32) if sums.count >= _SKETCHED_FROM else None
+        sums.add(lanes, _signs(index, *lanes.shape) if sketched else None)
+    sketch = sums.bins.astype(np.float32) if sketched else None
     return Summary(
         dtype=dtype,
         count=sums.count,

@@ -15,11 +15,13 @@ GAP = 1 << 20
 class Span:
     """A segment to be stored. `views` are indexes of the layout's tensors that lie in it.
 
-    `dtype` is that of its first tensor, or empty where nothing is known of its bytes.
+    `dtype` is that of its first tensor, or empty; `word` is the width of its numbers in bytes as
+    the format gives it, for a segment that no tensor lies in.
     """
 
     size: int
     dtype: str = ""
+    word: int = 1
     views: tuple[int, ...] = ()
 
 
@@ -68,7 +70,7 @@ def plan(layout: Layout) -> tuple[list[Span], list[Unit]]:
         elif gap:
             runs.append((None, gap))
         dtype = layout.tensors[of[0]].dtype if of else ""
-        found.append(Span(segment.size, dtype, tuple(of)))
+        found.append(Span(segment.size, dtype, segment.word, tuple(of)))
         runs.append((len(found) - 1, segment.size))
         end = segment.offset + segment.size
     return found, list(_units(runs))

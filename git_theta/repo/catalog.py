@@ -25,7 +25,9 @@ CREATE TABLE IF NOT EXISTS chunks (
   digest TEXT, oid TEXT, start INTEGER, length INTEGER, size INTEGER, kind TEXT, base TEXT,
   PRIMARY KEY (digest, oid, start)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS loose (oid TEXT PRIMARY KEY, written REAL);
+CREATE TABLE IF NOT EXISTS loose (
+  oid TEXT, blob TEXT, written REAL, PRIMARY KEY (oid, blob)
+) WITHOUT ROWID;
 """
 _VERSION = 1
 
@@ -78,15 +80,23 @@ class Catalog:
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def keep_loose(self, oids: Iterable[str]) -> None:
-        """Remember objects that no commit names yet."""
+    def keep_loose(self, oids: Iterable[str], blob: str) -> None:
+        """Remember objects that no commit names yet, and the manifest blob that would name them."""
         now = time.time()
-        rows = [(oid, now) for oid in oids]
-        self._write("INSERT OR REPLACE INTO loose VALUES (?, ?)", rows)
+        rows = [(oid, blob, now) for oid in oids]
+        self._write("INSERT OR REPLACE INTO loose VALUES (?, ?, ?)", rows)
 
-    def loose(self, before: float) -> list[str]:
-        """Objects remembered as loose since before a time."""
-        return [oid for (oid,) in self._rows("SELECT oid FROM loose WHERE written < ?", (before,))]
+    def loose(self, before: float) -> dict[str, set[str]]:
+        """Objects loose since before a time, with the manifest blobs that would name them."""
+        found: dict[str, set[str]] = {}
+        rows = self._rows(
+            "SELECT oid, blob FROM loose WHERE oid NOT IN "
+            "(SELECT oid FROM loose WHERE written >= ?)",
+            (before,),
+        )
+        for oid, blob in rows:
+            found.setdefault(oid, set()).add(blob)
+        return found
 
     def drop_loose(self, oids: Iterable[str]) -> None:
         """Forget that objects are loose: they are gone, or a manifest in Git names them."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from git_theta.repo.pktline import Content, PacketReader, PacketWriter, ProtocolError
+from git_theta.repo.pktline import PacketReader, PacketWriter, ProtocolError
+from git_theta.repo.streams import Incoming
 
 
 class Handlers(Protocol):
     """What is done for Git. Each method reads its content to the end or leaves it unread."""
 
-    def clean(self, path: str, content: Content) -> bytes:
+    def clean(self, path: str, content: Incoming) -> bytes:
         """The manifest for a file."""
         ...
 
     def smudge(
-        self, path: str, content: Content, asked: Mapping[str, str]
+        self, path: str, content: Incoming, asked: Mapping[str, str]
     ) -> Iterable[memoryview] | None:
         """The file for a manifest, or None for an answer that comes later."""
         ...

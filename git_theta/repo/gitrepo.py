@@ -8,7 +8,7 @@ the shadow repository of the object store (`clean_environment`).
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +153,22 @@ class Repo:
         """The commit that a revision names, or None."""
         answer = self.text("rev-parse", "-q", "--verify", "--end-of-options", rev, check=False)
         return answer or None
+
+    def has_objects(self, oids: Collection[str]) -> set[str]:
+        """Which of these objects are in Git's database here; never asks a remote."""
+        if not oids:
+            return set()
+        if self.promisor:
+            return set(self.local_objects & set(oids))
+        asked = "".join(f"{oid}\n" for oid in oids).encode()
+        answer = self.git("cat-file", "--batch-check=%(objectname)", stdin=asked).decode()
+        return {line for line in answer.splitlines() if " " not in line}
+
+    @cached_property
+    def local_objects(self) -> frozenset[str]:
+        """All objects here; for a partial clone, where to ask for an absent one downloads it."""
+        format_ = "--batch-check=%(objectname)"
+        return frozenset(self.text("cat-file", "--batch-all-objects", format_).splitlines())
 
     @cached_property
     def promisor(self) -> bool:

@@ -30,7 +30,6 @@ class Candidates:
 
     def __init__(self, repo: Repo) -> None:
         self._repo = repo
-        self._local: frozenset[str] | None = None
 
     def of_path(self, path: str) -> Iterator[bytes]:
         """Manifest texts for one path: staged ones, then those of the heads."""
@@ -68,13 +67,8 @@ class Candidates:
 
     def _at_hand(self, name: str) -> str:
         """In a partial clone: the blob's id if it is here, else nothing; asking would download."""
-        if self._local is None:
-            listing = self._repo.text(
-                "cat-file", "--batch-all-objects", "--batch-check=%(objectname)"
-            )
-            self._local = frozenset(listing.splitlines())
         oid = self._repo.text("rev-parse", "-q", "--verify", name, check=False)
-        return oid if oid in self._local else ""
+        return oid if oid in self._repo.local_objects else ""
 
 
 class Reuse:

@@ -1,1 +1,1 @@
-"""Tests of git-theta."""
+"""Tests that need no Git."""
