@@ -122,7 +122,8 @@ class _Sums:
             values, finite = lanes.ravel(), len(extremes)
         self.finite += finite
         self.square += square
-        self.sum += float(np.dot(values, _ones()[: len(values)]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.sum += float(np.dot(values, _ones()[: len(values)]))
         if finite:
             self.low = min(self.low, float(extremes.min()))
             self.high = max(self.high, float(extremes.max()))
