@@ -151,8 +151,20 @@ def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> li
             else:
                 failures.append((pending.entry.path, problem))
     if written:
-        session.repo.git("update-index", "-q", "--refresh", check=False)
+        _register(session.repo, [pending.entry for pending in written])
     return written
+
+
+def _register(repo: Repo, entries: Sequence[StagedEntry]) -> None:
+    """Make Git look at the files again.
+
+    It takes a file whose size is not the known one for modified and never compares it, so what
+    the index knows of the files is dropped first; what is staged stays the same.
+    """
+    lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
+    told = "".join(lines).encode(errors="surrogateescape")
+    repo.git("update-index", "-z", "--index-info", stdin=told)
+    repo.git("update-index", "-q", "--refresh", check=False)
 
 
 def _is_whole(session: Session, manifest: Manifest) -> bool:
