@@ -10,10 +10,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-CACHE = Path(
-    os.environ.get("THETA_TEST_CACHE")  # noqa: TID251 - a test's own setting
-    or Path(__file__).parents[1] / ".cache" / "models"
-)
+CACHE = Path(os.environ.get("THETA_TEST_CACHE") or Path(__file__).parents[1] / ".cache" / "models")
 
 # The first 16 digits of each file's sha256, by package and path in its wheel.
 SHA256 = {

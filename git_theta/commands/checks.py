@@ -93,13 +93,14 @@ def check_hooks(subject: Subject) -> Iterator[Finding]:
     missing = hooks.missing(subject.repo)
     if not missing:
         yield Finding(check="hooks", status="ok", message=f"in place{told}")
-    else:
-        yield Finding(
-            check="hooks",
-            status="fault",
-            message=f"not in place: {few(missing)}{told}; a push would leave the objects behind",
-            remedy="git theta install (in this repository)",
-        )
+        return
+    unwanted = subject.repo.config.get("theta.autohooks") == "false"
+    yield Finding(
+        check="hooks",
+        status="warning" if unwanted else "fault",
+        message=f"not in place: {few(missing)}{told}; a plain push leaves the objects behind",
+        remedy="git theta install (in this repository), or always git theta push before git push",
+    )
 
 
 def check_attributes(subject: Subject) -> Iterator[Finding]:

@@ -63,13 +63,14 @@ def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
     with progress(manifest.size, "writing") as advance:
         pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
         if target is None:
-            for piece in _counted(pieces, advance):
+            for piece in counted(pieces, advance):
                 sys.stdout.buffer.write(piece)
         else:
-            write_whole(target, _counted(pieces, advance))
+            write_whole(target, counted(pieces, advance))
 
 
-def _counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
+def counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
+    """Pass pieces on, counting their bytes."""
     for piece in pieces:
         yield piece
         advance(len(piece))

@@ -143,6 +143,11 @@ def _of(manifest: Manifest, proof: Proof) -> Iterator[tuple[str | None, str, Fai
             if failure is not None and (name, failure) not in seen:
                 seen.add((name, failure))
                 yield name, chunk.at.oid, failure
+    known = {failure for _, failure in seen}
+    for oid in manifest.objects:  # one that holds only summaries, or that nothing needs any more
+        failure = proof.objects.get(oid)
+        if failure is not None and failure not in known:
+            yield None, oid, failure
 
 
 def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> None:

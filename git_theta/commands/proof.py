@@ -36,11 +36,11 @@ class Proof:
     """What was found wrong, by object and by chunk; what is not named here is proven."""
 
     objects: dict[str, Failure] = field(default_factory=dict)
-    chunks: dict[Place, Failure] = field(default_factory=dict)
+    chunks: dict[tuple[Place, str], Failure] = field(default_factory=dict)
 
     def of(self, manifest: Manifest, chunk: Chunk) -> Failure | None:
         """What is wrong with a chunk or with a base that it needs."""
-        found = self.objects.get(chunk.at.oid) or self.chunks.get(chunk.at)
+        found = self.objects.get(chunk.at.oid) or self.chunks.get((chunk.at, chunk.digest))
         if found is not None or chunk.base is None:
             return found
         bases = {c.digest: c for c in manifest.all_chunks()}
@@ -73,7 +73,7 @@ def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[in
             results = pool.map(lambda pair: _chunk(session, *pair), batch)
             for (chunk, _), failure in zip(batch, results, strict=True):
                 if failure is not None:
-                    proof.chunks[chunk.at] = failure
+                    proof.chunks[chunk.at, chunk.digest] = failure
             session.store.forget()
     return proof
 

@@ -74,7 +74,7 @@ def encode_chunk(data: Bytes, digest: str, cut: Grain, update: Update) -> list[B
         size=len(data),
         kind=update.name,
         word=encoded.cut.word,
-        turned=encoded.cut.turned,
+        turn=encoded.cut.turn,
         block=encoded.block,
         extra=encoded.extra,
     )

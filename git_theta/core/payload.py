@@ -31,8 +31,8 @@ class Header:
     """What a record says of itself.
 
     `digest` (32 bytes) and `size` are of the plain bytes; `kind` names the update; `word` is the
-    width in bytes of the numbers (0: bytes of no known kind), `turned` that each is rotated left
-    by one bit; `block` counts words in a block;
+    width in bytes of the numbers (0: bytes of no known kind), `turn` the bits by which each is
+    rotated left; `block` counts words in a block;
     `frames` holds the stored length of each frame in bytes; `base` is the digest of the chunk an
     update is applied to; `extra` is the update's own.
     """
@@ -41,7 +41,7 @@ class Header:
     size: int
     kind: str
     word: int = 0
-    turned: bool = False
+    turn: int = 0
     block: int = 0
     frames: tuple[int, ...] = ()
     base: bytes | None = None
@@ -58,8 +58,8 @@ def pack(header: Header, frames: Sequence[Buffer]) -> list[Buffer]:
         "e": header.block,
         "f": [len(frame) for frame in frames],
     }
-    if header.turned:
-        fields["t"] = True
+    if header.turn:
+        fields["t"] = header.turn
     if header.base is not None:
         fields["b"] = header.base
     if header.extra:
@@ -102,7 +102,7 @@ def _header(view: memoryview) -> tuple[Header, int]:
             size=_count(raw["n"], MAX_CHUNK),
             kind=str(raw["k"]),
             word=_count(raw["w"], 8),
-            turned=bool(raw.get("t", False)),
+            turn=_count(raw.get("t", 0), 63),
             block=_count(raw["e"], 1 << 27),
             frames=tuple(_count(size, MAX_CHUNK) for size in raw["f"]),
             base=None if base is None else _bytes32(base),

@@ -126,6 +126,14 @@ class _Machine:
         """Return an unsigned little-endian number of the program."""
         return int.from_bytes(self.take(size), "little")
 
+    def byte(self) -> int:
+        """Return the next byte: what `number(1)` does, for the most frequent operations."""
+        at = self.pos
+        if at >= self.limit:
+            raise PickleTruncatedError(f"the pickle ends within a byte at {at}")
+        self.pos = at + 1
+        return self.data[at]
+
     def line(self) -> bytes:
         """Return the text up to the next newline."""
         end = self.data.find(b"\n", self.pos)
@@ -370,7 +378,7 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
     ord("L"): lambda m: m.stack.append(_whole(m.line())),
     ord("F"): _float,
     ord("J"): lambda m: m.stack.append(int.from_bytes(m.take(4), "little", signed=True)),
-    ord("K"): lambda m: m.stack.append(m.number(1)),
+    ord("K"): lambda m: m.stack.append(m.byte()),
     ord("M"): lambda m: m.stack.append(m.number(2)),
     0x8A: lambda m: _long(m, 1),
     0x8B: lambda m: _long(m, 4),
@@ -412,11 +420,11 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
     ord("1"): lambda m: m.since_mark().clear(),
     ord("2"): lambda m: m.stack.append(m.stack[-1]),
     ord("p"): lambda m: m.keep(_whole(m.line())),
-    ord("q"): lambda m: m.keep(m.number(1)),
+    ord("q"): lambda m: m.keep(m.byte()),
     ord("r"): lambda m: m.keep(m.number(4)),
     0x94: lambda m: m.keep(len(m.memo)),
     ord("g"): lambda m: m.recall(_whole(m.line())),
-    ord("h"): lambda m: m.recall(m.number(1)),
+    ord("h"): lambda m: m.recall(m.byte()),
     ord("j"): lambda m: m.recall(m.number(4)),
     # Names, calls and objects: described, never made.
     ord("c"): _global,

@@ -24,6 +24,7 @@ from git_theta.core.layout import (
     TensorView,
 )
 from git_theta.errors import FormatError
+from git_theta.formats.collecting import uncollected
 
 HEADER_LIMIT = 100_000_000
 METADATA = "__metadata__"
@@ -78,6 +79,7 @@ class SafetensorsFormat:
         text = head[8 : 8 + size].lstrip()
         return text.startswith(b"{") and text[1:].lstrip()[:1] in (b'"', b"}")
 
+    @uncollected()
     def locate(self, file: RangeReader) -> Layout:
         header, start = self._read_header(file)
         header.pop(METADATA, None)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from git_theta.core.layout import Layout, RangeReader, Segment
 from git_theta.errors import FormatError
+from git_theta.formats.collecting import uncollected
 from git_theta.formats.pickle_reader import Node, PickleTruncatedError
 from git_theta.formats.torch_objects import Storage, name_tensors, read_objects, storage_of, words
 
@@ -20,7 +21,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_PICKLES = 64 << 20
 MAX_STORAGES = 2_000_000
-_FIRST_READ = 256 << 10
+_FIRST_READ = 4 << 20
 
 # The magic number as binary and as text pickles spell it.
 _SPELLINGS = (MAGIC.to_bytes(10, "little"), str(MAGIC).encode())
@@ -37,6 +38,7 @@ class TorchLegacyFormat:
         """Say whether the first pickle holds the magic number."""
         return head[:1] in (b"\x80", b"L", b"I") and any(s in head[:32] for s in _SPELLINGS)
 
+    @uncollected()
     def locate(self, file: RangeReader) -> Layout:
         if file.size is None:
             raise FormatError("the storages lie at offsets that are not here yet")

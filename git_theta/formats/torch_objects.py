@@ -17,6 +17,7 @@ from git_theta.errors import FormatError
 from git_theta.formats.pickle_reader import Global, Node, read_pickle
 
 MAX_VISITS = 4_000_000
+MAX_WALKS = 16
 MAX_DEPTH = 200
 MAX_NAMES = 64 << 20
 MAX_NAME = 4096
@@ -190,9 +191,10 @@ def _walk(root: Any, prefix: str) -> Iterator[tuple[str, Tensor | Storage]]:
     """Find tensors depth first, in the order of the file.
 
     A container that is shared is walked again under its other name, as two names of one tensor
-    are two tensors to whoever loads the file; the number of visits is what is bounded.
+    are two tensors to whoever loads the file; how often, and the visits in all, are bounded.
     """
     stack: list[tuple[str, Any, int]] = [(prefix, root, 0)]
+    walks: dict[int, int] = {}
     visits = 0
     while stack:
         path, value, depth = stack.pop()
@@ -200,6 +202,9 @@ def _walk(root: Any, prefix: str) -> Iterator[tuple[str, Tensor | Storage]]:
             raise FormatError("the objects are nested too deep")
         if isinstance(value, Tensor | Storage):
             yield path, value
+            continue
+        walks[id(value)] = walks.get(id(value), 0) + 1
+        if walks[id(value)] > MAX_WALKS:
             continue
         below = []
         for key, child in _children(value):
@@ -213,8 +218,9 @@ def _walk(root: Any, prefix: str) -> Iterator[tuple[str, Tensor | Storage]]:
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:
     """The parts of a container with their keys; the key None adds nothing to a name."""
-    if not isinstance(value, Node):
+    if isinstance(value, list | tuple):
         yield from enumerate(value)
+    if not isinstance(value, Node):
         return
     if value.call is _PAIRS:
         yield from _pairs(value.args)

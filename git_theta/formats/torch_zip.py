@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from git_theta.core.layout import Layout, RangeReader, Segment, TensorView
 from git_theta.errors import FormatError
+from git_theta.formats.collecting import uncollected
 from git_theta.formats.pickle_reader import Node
 from git_theta.formats.torch_objects import (
     Storage,
@@ -52,6 +53,7 @@ class TorchZipFormat:
         size = int.from_bytes(head[26:28], "little")
         return _FIRST.match(head[30 : 30 + size]) is not None
 
+    @uncollected()
     def locate(self, file: RangeReader) -> Layout:
         members = _torch_members(file)
         kept = [(name, m) for name, m in members.items() if _is_storage(name, m)]

@@ -232,7 +232,7 @@ def _member(file: RangeReader, entry: _Entry, room: int) -> Member:
     wide = _widen(raw[fixed : fixed + extra], [size, packed])
     later = bool(flags & _DESCRIPTOR)
     same = [crc, wide[1], wide[0]] == [entry.crc, entry.packed, entry.size]
-    blank = later and not crc and not packed and not size
+    blank = later and not crc and not any(wide)
     if flags != entry.flags or method != entry.method or not (same or blank):
         raise FormatError(f"the header of {name!r} says otherwise than the zip directory")
     data = entry.header + fixed + extra

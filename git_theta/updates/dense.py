@@ -22,7 +22,8 @@ class DenseUpdate:
         base: Bytes | None,  # noqa: ARG002
         cut: planes.Grain,
     ) -> Encoded | None:
-        return Encoded(frames=planes.encode(new, cut), cut=cut, block=planes.BLOCK)
+        fine = planes.refined(new, cut)
+        return Encoded(frames=planes.encode(new, fine), cut=fine, block=planes.BLOCK)
 
     def decode(
         self,
@@ -31,4 +32,4 @@ class DenseUpdate:
         base: Bytes | None,  # noqa: ARG002
         out: Bytes,
     ) -> None:
-        planes.decode(frames, out, planes.Grain(header.word, header.turned), header.block)
+        planes.decode(frames, out, planes.Grain(header.word, header.turn), header.block)

@@ -158,7 +158,9 @@ def test_plugins_that_are_missing(repo: Sandbox):
 def test_a_damaged_manifest(repo: Sandbox):
     model(repo.work / "m.safetensors")
     repo.commit()
-    text = repo.git("cat-file", "blob", ":m.safetensors").replace('"git-theta": 1', '"git-theta": 9')
+    text = repo.git("cat-file", "blob", ":m.safetensors").replace(
+        '"git-theta": 1', '"git-theta": 9'
+    )
     (repo.root / "newer").write_text(text)
     oid = repo.git("hash-object", "-w", "--no-filters", repo.root / "newer").strip()
     repo.git("update-index", "--cacheinfo", f"100644,{oid},m.safetensors")

@@ -32,7 +32,9 @@ def test_a_conflict_keeps_our_file_and_says_what_to_do(sides: tuple[Sandbox, byt
     done = repo.run("git", "merge", "other", code=1)
     assert (repo.work / "m.safetensors").read_bytes() == ours
     told = done.stderr
-    assert "1 tensor changed on both sides (layer.2.weight), 1 only on ours, 1 only on theirs" in told
+    assert (
+        "1 tensor changed on both sides (layer.2.weight), 1 only on ours, 1 only on theirs" in told
+    )
     assert "git checkout --theirs -- m.safetensors && git add -- m.safetensors" in told
     assert len(repo.git("ls-files", "-u").splitlines()) == 3
     command = next(line for line in told.splitlines() if "--theirs" in line).partition(":")[2]

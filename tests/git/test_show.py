@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from git_theta.commands.terminal import size_text
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -102,8 +102,8 @@ def test_ls_files_tells_full_from_manifest_from_raw(history: tuple[Sandbox, byte
     assert rows["sub/m.safetensors"]["size"] == len(second)
     assert rows["sub/m.safetensors"]["tensors"] == 4
     lines = repo.theta("ls-files").stdout.splitlines()
-    assert "* sub/m.safetensors (32.5 KB)" in lines
-    assert "- other.safetensors (32.5 KB)" in lines
+    assert f"* sub/m.safetensors ({size_text(len(second))})" in lines
+    assert f"- other.safetensors ({size_text(len(second))})" in lines
     assert "! raw.bin" in lines
     assert "safetensors  sub/m.safetensors" in repo.theta("ls-files", "-l").stdout
     assert [row["path"] for row in repo.json("ls-files", "HEAD~1")] == ["sub/m.safetensors"]
@@ -112,7 +112,7 @@ def test_ls_files_tells_full_from_manifest_from_raw(history: tuple[Sandbox, byte
 def test_du_counts_each_record_once(history: tuple[Sandbox, bytes, bytes]):
     repo, _, second = history
     (repo.work / "copy.safetensors").write_bytes(second)
-    model(repo.work / "near.safetensors", {"layer.0.weight": ONES * 2})
+    model(repo.work / "near.safetensors", {"layer.0.weight": ONES * 2, "layer.1.weight": ONES})
     repo.commit()
     report = repo.json("du")
     files = {row["path"]: row for row in report["files"]}
@@ -153,7 +153,7 @@ def test_export_of_damaged_objects_writes_nothing(history: tuple[Sandbox, bytes,
         path.chmod(0o644)
         path.write_bytes(data)
     repo.theta("export", "sub/m.safetensors", "-o", "out.bin", code=5)
-    assert not [name for name in os.listdir(repo.work) if "out.bin" in name]
+    assert not list(repo.work.glob("*out.bin*"))
 
 
 def test_export_of_missing_objects_says_so(history: tuple[Sandbox, bytes, bytes]):

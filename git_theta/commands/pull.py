@@ -1,0 +1,198 @@
+"""`git theta pull`: the files that are still manifests, or missing, written whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from git_theta.commands.export import counted, write_whole
+from git_theta.commands.fetch import fetch
+from git_theta.commands.options import JSON_OPTION, path_from_top
+from git_theta.commands.progress import progress
+from git_theta.commands.session import Session
+from git_theta.commands.terminal import complain, count, note, printable, say_json, size_text
+from git_theta.core.checkpoint import rebuild
+from git_theta.core.manifest import Manifest, is_manifest
+from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.repo.closure import Closure, Found
+from git_theta.repo.gitrepo import Repo, StagedEntry
+from git_theta.repo.objects import store_failed
+from git_theta.repo.tracked import manifest_text, parse_at
+
+# Git trusts what it knows of a file only if the file is older than the index.
+_BACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A file to be written."""
+
+    entry: StagedEntry
+    target: Path
+    text: bytes
+    manifest: Manifest
+
+
+@click.command()
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@JSON_OPTION
+def command(paths: tuple[str, ...], as_json: bool) -> int:
+    """Fetch, and write the files that are still manifests.
+
+    Files that were left as manifests, for their size or because something was missing, and files
+    that are staged but not there, are written into the work tree. Files with other content are
+    left alone. PATHs, files or directories, limit it.
+    """
+    session = Session()
+    try:
+        pathspecs = [f":(top,literal){path_from_top(session.repo, path)}" for path in paths]
+        waiting, failures = find_pending(session.repo, pathspecs)
+        written = pull(session, waiting, failures)
+    finally:
+        session.close()
+    if as_json:
+        files = [{"path": p.entry.path, "size": p.manifest.size} for p in written]
+        problems = [{"path": path, "error": str(error)} for path, error in failures]
+        say_json({"written": files, "failed": problems})
+    else:
+        size = sum(pending.manifest.size for pending in written)
+        note(f"{count(len(written), 'file')} written ({size_text(size)})")
+    return _complain(failures)
+
+
+Failures = list[tuple[str, ThetaError]]
+
+
+def _complain(failures: Failures) -> int:
+    for path, error in failures:
+        complain(f"git theta: {printable(path)}: {error}")
+        if error.hint:
+            complain(f"hint: {error.hint}")
+    return failures[0][1].exit_code if failures else 0
+
+
+def find_pending(repo: Repo, pathspecs: Sequence[str]) -> tuple[list[Pending], Failures]:
+    """Staged files that are manifests in the work tree, or not there.
+
+    A manifest in the work tree is restored as it is, even where another one is staged: writing
+    what it stands for changes nothing that the user may have meant.
+
+    Raises:
+        NotTrackedError: there is no work tree, or a path names nothing in the index.
+    """
+    if repo.top is None:
+        raise NotTrackedError("a bare repository has no files", hint="git theta fetch --all")
+    waiting: list[Pending] = []
+    failures: Failures = []
+    for entry in _entries(repo, pathspecs):
+        target = repo.top / entry.path
+        try:
+            text = _text(repo, entry, target)
+            if text is not None:
+                pending = Pending(entry, target, text, parse_at(entry.path, text))
+                waiting.append(pending)
+        except ThetaError as error:
+            failures.append((entry.path, error))
+    return waiting, failures
+
+
+def _entries(repo: Repo, pathspecs: Sequence[str]) -> Iterator[StagedEntry]:
+    skipped = set()
+    for item in repo.git("ls-files", "-z", "-t", "--full-name", "--", ":(top)").split(b"\0"):
+        if item.startswith((b"S ", b"s ")):  # outside the sparse checkout
+            skipped.add(item[2:].decode(errors="surrogateescape"))
+    if pathspecs:
+        repo.git("ls-files", "--error-unmatch", "-z", "--", *pathspecs)
+    found = repo.staged(*(pathspecs or [":(top)"]))
+    asked = repo.attributes({entry.path for entry in found}, ["filter"])
+    for entry in found:
+        ours = asked.get(entry.path, {}).get("filter") == "theta"
+        if ours and entry.stage == 0 and entry.mode.startswith("100") and entry.path not in skipped:
+            yield entry
+
+
+def _text(repo: Repo, entry: StagedEntry, target: Path) -> bytes | None:
+    """The manifest that is to be restored at a path, or None where the file is left alone."""
+    top = repo.cwd.resolve()
+    if not target.parent.resolve().is_relative_to(top):
+        return None  # Git would not write through such a link either
+    if not os.path.lexists(target):
+        return manifest_text(repo, entry.oid)
+    if target.is_symlink() or not target.is_file():
+        return None
+    with target.open("rb") as file:
+        if not is_manifest(file.read(64)):
+            return None
+    return target.read_bytes()
+
+
+def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> list[Pending]:
+    """Fetch in one batch and write the files; what fails is added to the failures."""
+    closure = Closure()
+    for pending in waiting:
+        closure.add(Found(pending.entry.oid, pending.entry.path, pending.text))
+    try:
+        fetch(session, closure)
+    except ThetaError as error:
+        incomplete = {p.entry.path for p in waiting if not _is_whole(session, p.manifest)}
+        failures.extend((path, error) for path in sorted(incomplete))
+        waiting = [pending for pending in waiting if pending.entry.path not in incomplete]
+    written = []
+    with progress(sum(p.manifest.size for p in waiting), "writing") as advance:
+        for pending in waiting:
+            problem = _failure(session, pending, advance)
+            if problem is None:
+                written.append(pending)
+            else:
+                failures.append((pending.entry.path, problem))
+    if written:
+        _register(session.repo, [pending.entry for pending in written])
+    return written
+
+
+def _register(repo: Repo, entries: Sequence[StagedEntry]) -> None:
+    """Make Git look at the files again.
+
+    It takes a file whose size is not the known one for modified and never compares it, so what
+    the index knows of the files is dropped first; what is staged stays the same.
+    """
+    lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
+    told = "".join(lines).encode(errors="surrogateescape")
+    repo.git("update-index", "-z", "--index-info", stdin=told)
+    repo.git("update-index", "-q", "--refresh", check=False)
+
+
+def _is_whole(session: Session, manifest: Manifest) -> bool:
+    return all(session.store.has(oid, size) for oid, size in manifest.objects.items())
+
+
+def _failure(
+    session: Session, pending: Pending, advance: Callable[[int], None]
+) -> ThetaError | None:
+    """Write one file; what is wrong with it must not keep the others from being written."""
+    try:
+        _write(session, pending, advance)
+    except ThetaError as error:
+        return error
+    return None
+
+
+def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -> None:
+    manifest, target = pending.manifest, pending.target
+    threads = session.settings.threads
+    pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, counted(pieces, advance))
+        if pending.entry.mode == "100755":
+            mode = target.stat().st_mode
+            target.chmod(mode | (mode & 0o444) >> 2)
+        before = time.time() - _BACK
+        os.utime(target, (before, before))
+    except OSError as error:
+        store_failed(error, f"{target} cannot be written")

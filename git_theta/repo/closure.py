@@ -1,0 +1,238 @@
+"""Which manifests some commits bring, and which objects those need: from Git's objects alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, NamedTuple
+
+from git_theta.core.manifest import MAGIC, VERSION, is_manifest, parse
+from git_theta.errors import ManifestError
+from git_theta.repo.gitrepo import GitError, Repo, run_git
+
+# No manifest is smaller or larger. Blobs up to `_SMALL` are read whole; of larger ones, which may
+# be models that were committed before they were tracked, only the first bytes are.
+_SMALLEST, _SMALL, _LARGEST = 200, 1 << 20, 512 << 20
+_BLOCK = 1 << 16
+_HEADER = MAGIC + b" %d,\n" % VERSION
+_OBJECTS, _OBJECTS_END = b'\n"objects": {\n', b'\n},\n"tensors": {'
+
+
+class Found(NamedTuple):
+    """One manifest: its blob, a path at which it stands, its text."""
+
+    blob: str
+    path: str
+    text: bytes
+
+
+@dataclass(slots=True)
+class Closure:
+    """The objects that some manifests need, and for each a manifest that needs it."""
+
+    objects: dict[str, int] = field(default_factory=dict)
+    needed_by: dict[str, tuple[str, str]] = field(default_factory=dict)
+    manifests: int = 0
+
+    def add(self, found: Found) -> None:
+        """Add what one manifest needs.
+
+        Raises:
+            ManifestError: it is damaged, or of a newer version.
+        """
+        try:
+            objects = objects_of(found.text)
+        except ManifestError as error:
+            raise ManifestError(f"{found.path}: {error}", hint=error.hint) from error
+        self.manifests += 1
+        place = (found.blob, found.path)
+        for oid, size in objects.items():
+            if self.objects.setdefault(oid, size) == size:
+                self.needed_by.setdefault(oid, place)
+
+    @property
+    def size(self) -> int:
+        """All bytes of the objects."""
+        return sum(self.objects.values())
+
+
+def of_commits(
+    repo: Repo, tips: Sequence[str], *, known: Sequence[str] = (), remote: str | None = None
+) -> Closure:
+    """What commits bring that neither `known` commits nor a remote's branches have.
+
+    Raises:
+        ManifestError: a manifest among them is damaged, or of a newer version.
+    """
+    return _closure(_manifests(repo, _listed(repo, tips, known, remote)))
+
+
+def of_tree(repo: Repo, rev: str) -> Closure:
+    """What one revision's files need."""
+    listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
+    return _closure(_manifests(repo, _tree_entries(listing)))
+
+
+def of_index(repo: Repo) -> Closure:
+    """What the staged files need."""
+    entries = [(e.oid, e.path) for e in repo.staged(":(top)") if e.mode.startswith("100")]
+    return _closure(_manifests(repo, entries))
+
+
+def union(closures: Iterable[Closure]) -> Closure:
+    """All of several."""
+    whole = Closure()
+    for closure in closures:
+        whole.objects |= closure.objects
+        whole.needed_by |= closure.needed_by
+        whole.manifests += closure.manifests
+    return whole
+
+
+def _closure(manifests: Iterable[Found]) -> Closure:
+    closure = Closure()
+    for found in manifests:
+        closure.add(found)
+    return closure
+
+
+def objects_of(text: bytes) -> dict[str, int]:
+    """The object table of a manifest, without the cost of reading all of it.
+
+    Raises:
+        ManifestError: the text is damaged, or of a newer version.
+    """
+    start, end = text.find(_OBJECTS), text.find(_OBJECTS_END)
+    if text.startswith(_HEADER) and 0 <= start < end:
+        try:
+            table = json.loads(b"{" + text[start + len(_OBJECTS) : end] + b"}")
+        except ValueError:
+            table = {"": 0}
+        if all(len(oid) == 64 and type(size) is int for oid, size in table.items()):
+            return dict(table)
+    return dict(parse(text).objects)
+
+
+# --- what Git lists ------------------------------------------------------------------------------
+
+
+def _listed(
+    repo: Repo, tips: Sequence[str], known: Sequence[str], remote: str | None
+) -> list[tuple[str, str]]:
+    """Objects that the tips reach and the rest does not: (id, path), trees and commits too."""
+    command = ["rev-list", "--objects", "--ignore-missing", "--stdin"]
+    if remote is not None:
+        command += ["--not", f"--remotes={remote}"]
+    if remote is None or f"remote.{remote}.promisor" in repo.config:
+        # A partial clone left these at the remote that promised them; asking would download.
+        command.insert(2, "--missing=allow-promisor")
+    asked = "".join([f"{tip}\n" for tip in tips] + [f"^{commit}\n" for commit in known])
+    found = []
+    for line in repo.git(*command, stdin=asked.encode()).splitlines():
+        oid, given, path = line.partition(b" ")
+        if given and path:
+            found.append((oid.decode(), path.decode(errors="surrogateescape")))
+    return found
+
+
+def _tree_entries(listing: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    for item in listing:
+        meta, _, path = item.partition(b"\t")
+        fields = meta.split()
+        if len(fields) == 3 and fields[0].startswith(b"100"):
+            yield fields[2].decode(), path.decode(errors="surrogateescape")
+
+
+def _manifests(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[Found]:
+    """Those of the listed objects that are manifests."""
+    paths = dict(listed)
+    asked = "".join(f"{oid}\n" for oid in paths).encode()
+    command = ["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", "--buffer"]
+    small: list[str] = []
+    large: list[str] = []
+    for line in repo.git(*command, stdin=asked).decode().splitlines() if paths else ():
+        oid, kind, *size = line.split()
+        if kind == "blob" and _SMALLEST <= int(size[0]) <= _LARGEST:
+            (small if int(size[0]) < _SMALL else large).append(oid)
+    for oid, text in _read_small(repo, small):
+        yield Found(oid, paths[oid], text)
+    for oid in large:
+        if _begins_as_manifest(repo, oid):
+            yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
+
+
+def _read_small(repo: Repo, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    if not oids:
+        return
+    with tempfile.TemporaryFile() as asked:
+        asked.write("".join(f"{oid}\n" for oid in oids).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            ["git", "cat-file", "--batch", "--buffer"],
+            cwd=repo.cwd,
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=_BLOCK,
+        )
+        try:
+            yield from _texts(_pipe(process), oids)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _texts(answers: IO[bytes], oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    for oid in oids:
+        fields = answers.readline().split()
+        if len(fields) != 3:
+            raise GitError(f"Git cannot read blob {oid}")
+        size = int(fields[2])
+        data = answers.read(size + 1)[:size]
+        if is_manifest(data):
+            yield oid, data
+
+
+def _begins_as_manifest(repo: Repo, oid: str) -> bool:
+    """Read the first bytes of a large blob. Git streams what it holds to be a big file."""
+    process = subprocess.Popen(
+        ["git", "-c", f"core.bigFileThreshold={_SMALL}", "cat-file", "blob", oid],
+        cwd=repo.cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return is_manifest(_pipe(process).read(len(MAGIC)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    if process.stdout is None:
+        raise GitError("git cat-file has no output")
+    return process.stdout
+
+
+# --- for messages --------------------------------------------------------------------------------
+
+
+def describe(repo: Repo, closure: Closure, oid: str) -> str:
+    """Where an object is needed: path, a tensor in it, and the commit that brought it."""
+    blob, path = closure.needed_by[oid]
+    told = path
+    text = repo.git("cat-file", "blob", blob)
+    for name, tensor in parse(text).tensors.items():
+        if any(chunk.at.oid == oid for chunk in tensor.segment.chunks):
+            told += f", tensor {name}"
+            break
+    commit = run_git(
+        ["log", "--all", "HEAD", "-1", "--format=%h", f"--find-object={blob}"],
+        cwd=repo.cwd,
+        check=False,
+    ).decode()
+    return told + (f", commit {commit.strip()}" if commit.strip() else "")

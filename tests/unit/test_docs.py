@@ -1,0 +1,42 @@
+"""What the documents show is tried as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from git_theta.commands.menu import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_the_example_of_a_format_obeys_the_laws(tmp_path: Path):
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    code = "\n\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    (tmp_path / "test_mine.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path]
+        + ["-W", "ignore", tmp_path / "test_mine.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_a_page_names_exist(page: Path):
+    named = set(re.findall(r"git theta ([a-z][a-z-]+)", page.read_text()))
+    assert named - {"merge", "add", "diff"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_project_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
