@@ -205,6 +205,7 @@ def _store(
             data.abandon()
             summaries.abandon()
             return answer
+        session.ensure_hooks(storing=True)
         name = found.name
         if feed.truncated:
             say(path, f"cut short for a {name} file, stored as opaque chunks")

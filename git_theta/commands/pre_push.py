@@ -10,7 +10,7 @@ import click
 from git_theta.commands.push import upload
 from git_theta.commands.session import Session
 from git_theta.errors import ThetaError
-from git_theta.repo.closure import Closure, of_commits
+from git_theta.repo.closure import of_commits
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.neighbours import is_named
 
@@ -29,9 +29,11 @@ def command(remote: str, url: str | None) -> None:
         return
     session = Session()
     try:
-        closure = _new(session.repo, remote, tips, known)
+        target = _target(session.repo, remote, url)
+        named = target if is_named(session.repo, target) else None
+        closure = of_commits(session.repo, tips, known=known, remote=named)
         if closure.objects:
-            upload(session, _target(session.repo, remote, url), closure)
+            upload(session, target, closure)
     except ThetaError as error:
         error.hint = error.hint or "git push --no-verify leaves the objects behind"
         raise
@@ -49,11 +51,6 @@ def pushed(lines: Iterable[str]) -> tuple[list[str], list[str]]:
         if there.strip("0"):
             known.append(there)
     return tips, known
-
-
-def _new(repo: Repo, remote: str, tips: list[str], known: list[str]) -> Closure:
-    named = is_named(repo, remote)
-    return of_commits(repo, tips, known=known, remote=remote if named else None)
 
 
 def _target(repo: Repo, remote: str, url: str | None) -> str:

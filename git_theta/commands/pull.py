@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +145,26 @@ def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> li
     written = []
     with progress(sum(p.manifest.size for p in waiting), "writing") as advance:
         for pending in waiting:
-            error = _failure(session, pending, advance)
-            if error is None:
+            problem = _failure(session, pending, advance)
+            if problem is None:
                 written.append(pending)
             else:
-                failures.append((pending.entry.path, error))
+                failures.append((pending.entry.path, problem))
     if written:
-        session.repo.git("update-index", "-q", "--refresh", check=False)
+        _register(session.repo, [pending.entry for pending in written])
     return written
+
+
+def _register(repo: Repo, entries: Sequence[StagedEntry]) -> None:
+    """Make Git look at the files again.
+
+    It takes a file whose size is not the known one for modified and never compares it, so what
+    the index knows of the files is dropped first; what is staged stays the same.
+    """
+    lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
+    told = "".join(lines).encode(errors="surrogateescape")
+    repo.git("update-index", "-z", "--index-info", stdin=told)
+    repo.git("update-index", "-q", "--refresh", check=False)
 
 
 def _is_whole(session: Session, manifest: Manifest) -> bool:

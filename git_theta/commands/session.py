@@ -10,7 +10,7 @@ from typing import Any
 from git_theta import registry
 from git_theta.commands.terminal import printable
 from git_theta.core.checkpoint import Plugins
-from git_theta.errors import ThetaError
+from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.catalog import Catalog
 from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
@@ -23,6 +23,7 @@ class Session:
 
     def __init__(self, repo: Repo | None = None) -> None:
         self.repo = Repo.find() if repo is None else repo
+        self._hooks_seen = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -52,6 +53,27 @@ class Session:
         """Remove what earlier runs stored and nothing ever named."""
         self.store.release()
         collect(self.repo, self.store, self.catalog, self.settings.grace)
+
+    def ensure_hooks(self, *, storing: bool) -> None:
+        """See to it that what is committed here is pushed whole; done once, for the first file.
+
+        Raises:
+            RefusedError: something is to be stored, and a push would leave it behind.
+        """
+        if self._hooks_seen:
+            return
+        from git_theta.repo.hooks import ensure_pre_push
+
+        try:
+            line = ensure_pre_push(self.repo, self.settings)
+        except RefusedError:
+            if storing:
+                raise
+            return
+        self._hooks_seen = True
+        if line:
+            sys.stderr.write(f"git theta: {line}\n")
+            sys.stderr.flush()
 
     def close(self) -> None:
         """End helper processes and give up locks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from git_theta.commands.session import Session, say
@@ -23,6 +24,8 @@ class Smudger:
 
     session: Session
     _delayed: dict[str, bytes] = field(default_factory=dict)
+    _unfetched: set[str] = field(default_factory=set)
+    _failure: MissingError | TransferError | None = None
 
     def smudge(
         self, path: str, content: Incoming, asked: Mapping[str, str]
@@ -42,6 +45,7 @@ class Smudger:
         content.drain()
         if "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing():
             return iter([memoryview(text)])
+        self.session.ensure_hooks(storing=False)
         missing = self._missing(text)
         if missing and asked.get("can-delay") == "1" and may_delay():
             self._delayed[path] = text
@@ -51,7 +55,8 @@ class Smudger:
     def delayed(self) -> list[str]:
         """Fetch what the delayed files lack, all in one batch; then all of them are ready."""
         manifests = {path: parse(text) for path, text in self._delayed.items()}
-        self._fetch({oid: size for m in manifests.values() for oid, size in m.objects.items()})
+        with suppress(MissingError, TransferError):  # told for each file that needs it
+            self._fetch({oid: size for m in manifests.values() for oid, size in m.objects.items()})
         return list(manifests)
 
     def _raw(self, content: Incoming) -> Iterator[memoryview]:
@@ -67,10 +72,17 @@ class Smudger:
             name.unlink(missing_ok=True)
         return _blocks(handle)
 
+    def _is_left(self, manifest: Manifest) -> bool:
+        settings = self.session.settings
+        return settings.skip_smudge or manifest.size > settings.smudge_limit
+
     def _missing(self, text: bytes) -> dict[str, int]:
+        """What must be fetched before the file can be restored, if it is to be restored."""
         try:
             manifest = parse(text)
         except ManifestError:
+            return {}
+        if self._is_left(manifest):
             return {}
         store = self.session.store
         return {o: size for o, size in manifest.objects.items() if not store.has(o, size)}
@@ -78,17 +90,25 @@ class Smudger:
     def _fetch(self, objects: Mapping[str, int]) -> None:
         store = self.session.store
         missing = {oid: size for oid, size in objects.items() if not store.has(oid, size)}
-        if missing:
-            from git_theta.repo.remotes import resolve_missing
+        if not missing:
+            return
+        if self._failure is not None and missing.keys() <= self._unfetched:
+            raise self._failure  # one attempt is enough for one Git command
+        from git_theta.repo.remotes import resolve_missing
 
+        try:
             resolve_missing(self.session.repo, store, missing)
+        except (MissingError, TransferError) as error:
+            self._failure = error
+            self._unfetched |= missing.keys()
+            raise
 
     def _restore(self, path: str, text: bytes) -> Iterator[memoryview]:
         """The file; or the manifest itself, with a line that says what to do, where it must be."""
         settings = self.session.settings
         as_it_is = iter([memoryview(text)])
         manifest = parse(text)
-        if settings.skip_smudge or manifest.size > settings.smudge_limit:
+        if self._is_left(manifest):
             if not settings.skip_smudge:
                 say(path, "left as a manifest, being large", f"run git theta pull {path}")
             return as_it_is

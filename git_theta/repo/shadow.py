@@ -35,7 +35,9 @@ _SECTIONS_LEFT_OUT = frozenset((
     "alias", "branch", "core", "diff", "extensions", "filter", "gc", "include", "includeif",
     "merge", "submodule", "theta",
 ))
-_CORE_KEPT = frozenset(("core.askpass", "core.sshcommand", "core.gitproxy", "core.sharedrepository"))
+_CORE_KEPT = frozenset((
+    "core.askpass", "core.sshcommand", "core.gitproxy", "core.sharedrepository",
+))
 _LFS_LEFT_OUT = frozenset((
     "lfs.storage", "lfs.fetchinclude", "lfs.fetchexclude", "lfs.fetchrecentalways",
     "lfs.pruneafterfetch", "lfs.allowincompletepush", "lfs.skipdownloaderrors",
