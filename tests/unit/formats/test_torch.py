@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from git_theta.core.layout import Layout
 from git_theta.errors import FormatError
@@ -400,3 +402,44 @@ def many_tensors(count: int) -> bytes:
             b"K\x00K\x01\x85K\x01\x85\x89}tR"
         )
     return b"".join([*parts, b"u."])
+
+
+_MUTATIONS = st.lists(
+    st.tuples(st.integers(0, 1 << 20), st.binary(max_size=3), st.integers(0, 3)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutated(program: bytes, mutations: list[tuple[int, bytes, int]]) -> bytes:
+    """The program with a few bytes put in place of others, longer or shorter."""
+    for place, raw, gone in mutations:
+        at = place % len(program)
+        program = program[:at] + raw + program[at + gone :]
+    return program
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=st.sampled_from(["nested", "views", "module", "parts"]), mutations=_MUTATIONS)
+def test_mutated_pickles_in_sound_archives(
+    name: str, mutations: list[tuple[int, bytes, int]]
+) -> None:
+    """The checksums are right here, so that the damage reaches the interpreter."""
+    data = (DATA / f"{name}.pt").read_bytes()
+    program = mutated(members(data)["data.pkl"], mutations)
+    try:
+        layout = locate(rezip(data, change={"data.pkl": program}))
+    except FormatError:
+        return
+    assert [s.size for s in layout.segments] == [s.size for s in locate(data).segments]
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=st.sampled_from(["nested", "views", "param"]), mutations=_MUTATIONS)
+def test_mutated_legacy_files(name: str, mutations: list[tuple[int, bytes, int]]) -> None:
+    data = mutated((DATA / f"{name}-legacy.pt").read_bytes(), mutations)
+    try:
+        layout = LEGACY.locate(BytesReader(data))
+    except FormatError:
+        return
+    assert layout.end <= len(data)
