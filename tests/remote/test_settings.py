@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,22 @@ def test_partial_and_shallow_clones(alice: Person, bob: Person, host: Path) -> N
         assert alice.file.read_bytes() == data
         data = alice.save(len(option))
         alice.push()
+
+
+def test_several_processes_make_the_shadow_repository_at_once(
+    alice: Person, host: Path, server_url: str
+) -> None:
+    alice.git("config", "lfs.url", server_url)
+    data = alice.save(0)
+    alice.push()
+    shutil.rmtree(alice.work / ".git" / "theta")
+    alice.store().mkdir(parents=True)
+    command = ["git-theta", "fetch", "-q"]
+    running = [subprocess.Popen(command, cwd=alice.work, env=alice.env) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in running] == [0] * 4
+    alice.file.unlink()
+    alice.git("checkout", "--", NAME)
+    assert alice.file.read_bytes() == data
+    shadow = alice.work / ".git" / "theta" / "lfs.git"
+    assert "true" in alice.git("rev-parse", "--is-bare-repository", cwd=shadow)
+    assert not list((alice.work / ".git" / "theta" / "tmp").iterdir())
