@@ -108,9 +108,11 @@ def _entries(repo: Repo, pathspecs: Sequence[str]) -> Iterator[StagedEntry]:
     for item in repo.git("ls-files", "-z", "-t", "--full-name", "--", ":(top)").split(b"\0"):
         if item.startswith((b"S ", b"s ")):  # outside the sparse checkout
             skipped.add(item[2:].decode(errors="surrogateescape"))
-    if pathspecs:
-        repo.git("ls-files", "--error-unmatch", "-z", "--", *pathspecs)
     found = repo.staged(*(pathspecs or [":(top)"]))
+    for pathspec in pathspecs:
+        if not found or not repo.git("ls-files", "-z", "--", pathspec):
+            path = pathspec.partition(")")[2]
+            raise NotTrackedError(f"Git knows no file {path!r}", hint="git theta ls-files")
     asked = repo.attributes({entry.path for entry in found}, ["filter"])
     for entry in found:
         ours = asked.get(entry.path, {}).get("filter") == "theta"
