@@ -102,15 +102,19 @@ class Lfs:
 
     def lacking_at(self, remote: str, wanted: Mapping[str, int]) -> Fetched:
         """Those objects, not here, that a remote lacks. What cannot be asked for is fetched."""
+        there = self._target(remote)
+        wanted = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
+        if not wanted:
+            return Fetched()
+        answer = probe.lacking(self.shadow, self.name(remote), wanted)
+        return self.fetch(remote, wanted) if answer is None else Fetched(answer)
+
+    def _target(self, remote: str) -> Neighbour:
+        """The objects of a remote on this disk; none where they go to an LFS server instead."""
         directory = directory_of(self.repo, remote, push=True)
-        if directory is not None:
-            there = Neighbour.at(directory)
-            wanted = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
-        else:
-            answer = probe.lacking(self.shadow, self.name(remote), wanted)
-            if answer is not None:
-                return Fetched(answer)
-        return self.fetch(remote, wanted)
+        if directory is None or self.shadow.is_diverted(remote):
+            return Neighbour(())
+        return Neighbour.at(directory)
 
     # --- pushing ---------------------------------------------------------------------------------
 
@@ -121,9 +125,8 @@ class Lfs:
             MissingError: one is not here whole.
             TransferError: the remote did not take them, or Git LFS is not installed.
         """
-        directory = directory_of(self.repo, remote, push=True)
-        there = None if directory is None else Neighbour.at(directory)
-        asked = {o: n for o, n in wanted.items() if there is None or not there.has(o, n)}
+        there = self._target(remote)
+        asked = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
         if not asked:
             return 0
         self._own(asked)
