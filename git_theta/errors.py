@@ -48,6 +48,10 @@ class ManifestError(CorruptError):
     """A text that claims to be a manifest breaks the rules of manifests."""
 
 
+class NewerManifestError(ManifestError):
+    """A manifest of a version that a later release of git-theta writes."""
+
+
 class TransferError(ThetaError):
     """A remote could not be reached, or would not give or take an object."""
 

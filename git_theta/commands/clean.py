@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,13 @@ from git_theta.core.layout import Layout, RangeReader, TensorView
 from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.splitting import BytesSource, drain, side_by_side, split_proven
 from git_theta.core.units import plan
-from git_theta.errors import FormatError, PluginError, RefusedError, ThetaError
+from git_theta.errors import (
+    FormatError,
+    NewerManifestError,
+    PluginError,
+    RefusedError,
+    ThetaError,
+)
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
 from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
@@ -66,7 +73,8 @@ def _pass_through(content: Incoming) -> bytes:
     """A manifest stays what it is; one with conflict markers or damage is refused."""
     text = content.head(MAX_MANIFEST + 1)
     content.drain()
-    parse(text)
+    with suppress(NewerManifestError):  # a checkout left it in the tree: it is as it was
+        parse(text)
     return text
 
 
@@ -190,7 +198,11 @@ def _store(
     reuse = Reuse(candidates, session.store, session.catalog, session.plugins.updates)
     reuse.anywhere = session.settings.reuse == "repository"
     before = _manifests(candidates, reuse, path)
-    with PackWriter(session.store) as data, PackWriter(session.store) as summaries:
+    announce = session.catalog.announce
+    with (
+        PackWriter(session.store, announce=announce) as data,
+        PackWriter(session.store, announce=announce) as summaries,
+    ):
         tools: Tools[Spot] = Tools(
             known=reuse.known,
             data=data,
@@ -200,7 +212,7 @@ def _store(
         )
         cleaner = Cleaner(tools, whole)
         cleaner.read(feed)
-        answer = _known_answer(session, cleaner.digest, cleaner.size, before)
+        answer = _known_answer(session, cleaner, before, reuse)
         if answer is not None:
             data.abandon()
             summaries.abandon()
@@ -229,24 +241,27 @@ def _manifests(candidates: Candidates, reuse: Reuse, path: str) -> list[tuple[by
 
 
 def _known_answer(
-    session: Session, digest: str, size: int, before: Sequence[tuple[bytes, Manifest]]
+    session: Session,
+    cleaner: Cleaner[Spot],
+    before: Sequence[tuple[bytes, Manifest]],
+    reuse: Reuse,
 ) -> bytes | None:
     """The manifest that this very content had before, so that a clean tree stays clean."""
     for text, manifest in before:
-        if manifest.digest == digest and manifest.size == size:
+        if manifest.digest == cleaner.digest and manifest.size == cleaner.size:
             return text
-    kept = session.catalog.manifest(digest)
+    kept = session.catalog.manifest(cleaner.digest)
     if kept is None:
         return None
     try:
         manifest = parse(kept.manifest)
     except ThetaError:
         return None
-    if not all(session.store.has(oid, length) for oid, length in manifest.objects.items()):
+    if not reuse.may_name(manifest):
         return None
     for oid in manifest.objects:
         session.store.freshen(oid)
-    session.catalog.keep_loose(manifest.objects, blob_id(session.repo, kept.manifest))
+    session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))
     return kept.manifest
 
 
@@ -267,8 +282,9 @@ def _conclude(session: Session, manifest: Manifest, reuse: Reuse, written: dict[
     text = dump(manifest)
     fresh = [chunk for chunk in manifest.all_chunks() if chunk.at.oid in written]
     session.catalog.keep_proven([*reuse.proven, *fresh])
-    session.catalog.keep_loose(written, blob_id(session.repo, text))
-    session.catalog.keep_manifest(manifest.digest, text)
+    session.catalog.claim(manifest.objects, blob_id(session.repo, text))
+    # Not the one that was known before: had it still been of use, it would have been the answer.
+    session.catalog.keep_manifest(manifest.digest, text, replace=True)
     return text
 
 
@@ -277,7 +293,7 @@ def _rewritten(
 ) -> Manifest:
     """Copy the used records of some objects into new ones."""
     old = sorted({place for place in places(manifest) if place.oid in chosen})
-    with PackWriter(session.store) as packs:
+    with PackWriter(session.store, announce=session.catalog.announce) as packs:
         spots = {place: packs.append([session.store.read(place)]) for place in old}
         packs.finish()
         where = {place: packs.place(spot) for place, spot in spots.items()}

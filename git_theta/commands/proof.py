@@ -74,7 +74,6 @@ def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[in
             for (chunk, _), failure in zip(batch, results, strict=True):
                 if failure is not None:
                     proof.chunks[chunk.at, chunk.digest] = failure
-            session.store.forget()
     return proof
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class Session:
     def collect(self) -> None:
         """Remove what earlier runs stored and nothing ever named."""
         self.store.release()
-        collect(self.repo, self.store, self.catalog, self.settings.grace)
+        with suppress(ThetaError, OSError):  # to tidy up is no reason to fail
+            collect(self.repo, self.store, self.catalog, self.settings.grace)
 
     def ensure_hooks(self, *, storing: bool) -> None:
         """See to it that what is committed here is pushed whole; done once, for the first file.
@@ -103,6 +105,9 @@ def report(path: str, error: BaseException) -> None:
     """Tell the user of an expected failure; anything else is a bug and is raised again."""
     if isinstance(error, ThetaError):
         say(path, str(error), error.hint)
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        say(path, f"{where}{error.strerror or error}")
     elif isinstance(error, MemoryError):
         say(path, "there is not enough memory")
     else:

@@ -11,7 +11,13 @@ from git_theta.commands.direct import DirectFiles
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
-from git_theta.errors import ManifestError, MissingError, PluginError, TransferError
+from git_theta.errors import (
+    ManifestError,
+    MissingError,
+    NewerManifestError,
+    PluginError,
+    TransferError,
+)
 from git_theta.repo.caller import is_diffing, may_delay
 from git_theta.repo.reuse import MAX_MANIFEST
 from git_theta.repo.streams import Incoming, spool
@@ -65,6 +71,10 @@ class Smudger:
 
     def _raw(self, content: Incoming) -> Iterator[memoryview]:
         """A file that was committed before it was tracked: read whole, then given back."""
+        small = content.head(_BLOCK + 1)
+        if len(small) <= _BLOCK:
+            content.drain()
+            return iter([memoryview(small)])
         handle, name = self.session.store.temporary()
         try:
             spool(content, handle)
@@ -111,7 +121,11 @@ class Smudger:
         """The file; or the manifest itself, with a line that says what to do, where it must be."""
         settings = self.session.settings
         as_it_is = iter([memoryview(text)])
-        manifest = parse(text)
+        try:
+            manifest = parse(text)
+        except NewerManifestError as error:
+            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
+            return as_it_is
         if self._is_left(manifest):
             if not settings.skip_smudge:
                 say(path, "left as a manifest, being large", f"run git theta pull {path}")

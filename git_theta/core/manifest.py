@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from git_theta.core.dtypes import nbytes
-from git_theta.errors import ManifestError
+from git_theta.errors import ManifestError, NewerManifestError
 
 VERSION = 1
 MAGIC = b'{"git-theta":'
@@ -31,6 +31,7 @@ _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z")
 _KIND = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}\Z")
 _MARKERS = (b"\n<<<<<<< ", b"\n=======\n", b"\n>>>>>>> ")
+_TORN = re.compile(rb"<<<<<<< [^\n]*\n" + re.escape(MAGIC))
 
 
 class Place(NamedTuple):
@@ -128,8 +129,11 @@ class Manifest:
 
 
 def is_manifest(head: bytes) -> bool:
-    """Say whether a file that begins with these bytes claims to be a manifest."""
-    return head.startswith(MAGIC)
+    """Say whether a file that begins with these bytes claims to be a manifest.
+
+    One whose very first lines are in conflict does: nobody wants its two sides as a checkpoint.
+    """
+    return head.startswith(MAGIC) or _TORN.match(head) is not None
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -219,18 +223,18 @@ def parse(text: bytes) -> Manifest:
     """
     if not is_manifest(text):
         raise ManifestError("not a git-theta manifest")
+    if _TORN.match(text) or any(marker in text for marker in _MARKERS):
+        raise ManifestError(
+            "the manifest holds merge conflict markers",
+            hint="take one side: git checkout --ours PATH, or git checkout --theirs PATH",
+        )
     version = re.match(rb'\{"git-theta": (\d{1,9}),\n', text)
     if version is None:
         raise ManifestError("the first line of the manifest is damaged")
     if int(version[1]) != VERSION:
-        raise ManifestError(
+        raise NewerManifestError(
             f"the manifest has version {int(version[1])}, this git-theta reads {VERSION}",
             hint="pip install --upgrade git-theta",
-        )
-    if any(marker in text for marker in _MARKERS):
-        raise ManifestError(
-            "the manifest holds merge conflict markers",
-            hint="take one side: git checkout --ours PATH, or git checkout --theirs PATH",
         )
     collecting = gc.isenabled()
     gc.disable()  # a million short-lived records are no garbage; scanning them doubles the time

@@ -80,11 +80,21 @@ class Catalog:
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def keep_loose(self, oids: Iterable[str], blob: str) -> None:
-        """Remember objects that no commit names yet, and the manifest blob that would name them."""
+    def announce(self, oid: str) -> None:
+        """Remember an object that is about to land and that no manifest names yet."""
+        self._write("INSERT OR REPLACE INTO loose VALUES (?, '', ?)", [(oid, time.time())])
+
+    def claim(self, oids: Iterable[str], blob: str) -> None:
+        """Remember the manifest blob that names objects, for those of them that are loose.
+
+        Others are left alone: commits may name them that nobody asks about when these are
+        collected.
+        """
         now = time.time()
-        rows = [(oid, blob, now) for oid in oids]
-        self._write("INSERT OR REPLACE INTO loose VALUES (?, ?, ?)", rows)
+        self._write(
+            "INSERT OR REPLACE INTO loose SELECT DISTINCT oid, ?, ? FROM loose WHERE oid = ?",
+            [(blob, now, oid) for oid in oids],
+        )
 
     def loose(self, before: float) -> dict[str, set[str]]:
         """Objects loose since before a time, with the manifest blobs that would name them."""
@@ -136,7 +146,11 @@ class Catalog:
                 db = self._open()
                 return otherwise if db is None else work(db)
             except sqlite3.OperationalError:
-                return otherwise  # busy, read only, or on a disk that cannot lock
+                # Busy, read only, or on a disk that cannot lock: one wait is enough for a process.
+                with suppress(sqlite3.Error):
+                    if self._db is not None:
+                        self._db.execute("PRAGMA busy_timeout = 0")
+                return otherwise
             except sqlite3.DatabaseError:
                 self._start_again()
                 return otherwise
@@ -148,14 +162,15 @@ class Catalog:
                 self._opened = False
                 return None
             db = sqlite3.connect(self.path, timeout=2, check_same_thread=False)
-            db.execute("PRAGMA synchronous = OFF")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
+            try:
+                usable = _prepare(db)
+            except sqlite3.Error:
                 db.close()
-                return None
-            if version == 0:
-                db.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
-            self._db = db
+                raise
+            if usable:
+                self._db = db
+            else:
+                db.close()
         return self._db
 
     def _start_again(self) -> None:
@@ -165,3 +180,12 @@ class Catalog:
             self._db = None
         with suppress(OSError):
             self.path.unlink()
+
+
+def _prepare(db: sqlite3.Connection) -> bool:
+    """Make the tables where they are not there; false for a catalog of another version."""
+    db.execute("PRAGMA synchronous = OFF")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        db.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
+    return version in (0, _VERSION)

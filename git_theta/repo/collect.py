@@ -31,9 +31,9 @@ def collect(repo: Repo, store: Store, catalog: Catalog, grace: int) -> int:
     """
     before = time.time() - grace
     loose = catalog.loose(before)
-    if not loose:
+    if not loose and not store.has_temporary():
         return 0
-    known = repo.has_objects({blob for blobs in loose.values() for blob in blobs})
+    known = repo.has_objects({blob for blobs in loose.values() for blob in blobs if blob})
     claimed = [oid for oid, blobs in loose.items() if blobs & known]
     catalog.drop_loose(claimed)
     freed = 0

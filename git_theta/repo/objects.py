@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,14 @@ class Spot:
     size: int
 
 
+@dataclass(slots=True)
+class _OpenFile:
+    """An object's file, and how many threads read it now."""
+
+    handle: int
+    readers: int = 1
+
+
 class Store:
     """Objects of one repository, and of those it borrows from (`alternates`, read only)."""
 
@@ -61,7 +69,7 @@ class Store:
         self.scratch = root / "tmp"
         self.alternates = tuple(alternates)
         self.sync = sync
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._guard = threading.Lock()
         self._held = -1
 
@@ -94,7 +102,11 @@ class Store:
             MissingError: the object is not here, or is shorter than the manifest says.
         """
         try:
-            data = os.pread(self._open(place.oid), place.size, place.offset)
+            file = self._open(place.oid)
+            try:
+                data = os.pread(file.handle, place.size, place.offset)
+            finally:
+                self._done_with(file)
         except OSError as error:
             store_failed(error, f"object {place.oid[:16]} cannot be read")
         if len(data) != place.size:
@@ -103,27 +115,29 @@ class Store:
             )
         return data
 
-    def _open(self, oid: str) -> int:
+    def _open(self, oid: str) -> _OpenFile:
         with self._guard:
-            handle = self._files.get(oid)
-            if handle is not None:
+            file = self._files.get(oid)
+            if file is not None:
                 self._files.move_to_end(oid)
-                return handle
+                file.readers += 1
+                return file
             path = self.find(oid)
             if path is None:
                 raise MissingError(
                     f"object {oid[:16]} is not here", hint="run git theta fetch, or git theta pull"
                 )
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._files[oid] = handle
-            return handle
+            file = _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            self._files[oid] = file
+            return file
 
-    def forget(self) -> None:
-        """Close files kept open; call between jobs, never while other threads read."""
+    def _done_with(self, file: _OpenFile) -> None:
+        """Close files that were not read for long; a process may have few open."""
         with self._guard:
-            while len(self._files) > _OPEN_FILES:
-                _, handle = self._files.popitem(last=False)
-                os.close(handle)
+            file.readers -= 1
+            idle = [oid for oid, other in self._files.items() if not other.readers]
+            for oid in idle[: max(0, len(self._files) - _OPEN_FILES)]:
+                os.close(self._files.pop(oid).handle)
 
     def freshen(self, oid: str) -> None:
         """Say that an object is in use again, so that no collection takes it for old."""
@@ -201,6 +215,10 @@ class Store:
             store_failed(error, f"{self.scratch} cannot be written")
         return handle, path
 
+    def has_temporary(self) -> bool:
+        """Whether files of a running or a killed process lie in the scratch directory."""
+        return bool(_listdir(self.scratch))
+
     def sweep_temporary(self) -> None:
         """Remove what killed processes left behind: files that nobody holds locked."""
         for path in _listdir(self.scratch):
@@ -265,12 +283,16 @@ def _alternates(common_dir: Path) -> Iterator[Path]:
 class PackWriter:
     """Appends records to packs of about `PACK` bytes; not for use from several threads.
 
-    Use as a context manager: an exception removes what has not landed.
+    Use as a context manager: an exception removes what has not landed. `announce` is told the name
+    of each object that is not here yet, before it lands.
     """
 
-    def __init__(self, store: Store, *, limit: int = PACK) -> None:
+    def __init__(
+        self, store: Store, *, limit: int = PACK, announce: Callable[[str], None] | None = None
+    ) -> None:
         self._store = store
         self._limit = limit
+        self._announce = announce
         self._handle = -1
         self._path = Path()
         self._size = 0
@@ -341,6 +363,8 @@ class PackWriter:
     def _close_pack(self) -> None:
         oid = self._sha.hexdigest()
         try:
+            if self._announce is not None and not self._store.path(oid).exists():
+                self._announce(oid)
             self._store.land(self._path, self._handle, oid)
         except ThetaError:
             self.abandon()

@@ -170,8 +170,9 @@ class Content:
 
     def head(self, size: int) -> bytes:
         """The next bytes, up to `size`, without consuming them."""
-        if len(self._head) < size and not self._ended:
-            more = bytearray(size - len(self._head))
+        while len(self._head) < size and not self._ended:
+            # In steps that grow: what is asked for is a limit, and a file may be far smaller.
+            more = bytearray(min(size - len(self._head), max(_PIPE, len(self._head))))
             got, self._ended = self._reader.fill(memoryview(more))
             self._head += bytes(more[:got])
         return self._head[:size]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from git_theta.core.chain import Updates, decode_chunk
+from git_theta.core.compact import places
 from git_theta.core.manifest import Chunk, Manifest, is_manifest, parse
 from git_theta.core.payload import OBJECT_MAGIC
 from git_theta.errors import ThetaError
@@ -85,6 +86,7 @@ class Reuse:
         self._guard = threading.Lock()
         self._chunks: dict[str, Chunk] = {}
         self._sizes: dict[str, int] = {}
+        self._named: set[str] = set()
         self._earned: dict[str, Chunk | None] = {}
         self._read_all = False
         self.proven: list[Chunk] = []
@@ -96,6 +98,7 @@ class Reuse:
 
     def _add(self, manifest: Manifest) -> None:
         self._sizes.update(manifest.objects)
+        self._named.update(manifest.objects)
         for chunk in manifest.all_chunks():
             self._chunks.setdefault(chunk.digest, chunk)
 
@@ -116,21 +119,44 @@ class Reuse:
                 base = found[base].base
         return found
 
+    def may_name(self, manifest: Manifest) -> bool:
+        """Whether a manifest known to the repository may be given to this branch.
+
+        Its objects must be here, and each either be named by this branch already or hold nothing
+        that the manifest does not use.
+        """
+        if not all(self._store.has(oid, size) for oid, size in manifest.objects.items()):
+            return False
+        with self._guard:
+            self._add_all()
+            named = set(self._named)
+        used = dict.fromkeys(manifest.objects, len(OBJECT_MAGIC))
+        for place in set(places(manifest)):
+            used[place.oid] += place.size
+        return self.anywhere or all(
+            oid in named or used[oid] == size for oid, size in manifest.objects.items()
+        )
+
     def size(self, oid: str) -> int:
         """The size of an object that a known chunk lies in, in bytes."""
         return self._sizes[oid]
 
     def _find(self, digest: str) -> Chunk | None:
         chunk = self._chunks.get(digest)
-        if chunk is None and not self._read_all:
-            self._read_all = True
-            for text in self._candidates.of_all_paths():
-                with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
-                    self._add(parse(text))
+        if chunk is None:
+            self._add_all()
             chunk = self._chunks.get(digest)
         if chunk is not None:
             return self._earn(chunk)
         return self._alone(digest)
+
+    def _add_all(self) -> None:
+        if self._read_all:
+            return
+        self._read_all = True
+        for text in self._candidates.of_all_paths():
+            with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
+                self._add(parse(text))
 
     def _earn(self, chunk: Chunk) -> Chunk | None:
         links, base = [chunk], chunk.base
@@ -141,7 +167,8 @@ class Reuse:
             base = links[-1].base
         if not all(self._here(link.at.oid) for link in links):
             return None
-        if not any(known.at == chunk.at for known in self._catalog.proven(chunk.digest)):
+        bare = chunk._replace(summary=None)
+        if bare not in self._catalog.proven(chunk.digest):
             try:
                 decode_chunk(chunk, self._store.read, self._updates, self._chunks)
             except ThetaError:
