@@ -20,6 +20,7 @@ BIN = Path(sys.executable).parent
 _KEPT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "COVERAGE_PROCESS_START")
 
 Done = subprocess.CompletedProcess[str]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def clean_environment(home: Path) -> dict[str, str]:
