@@ -21,12 +21,14 @@ class Settings:
     """Settings in force; passed down, never looked up again.
 
     `smudge_limit` is in bytes: larger files stay manifests in the work tree until
-    `git theta pull` writes them. `grace` is in seconds: younger objects are never collected.
+    `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
+    where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
     `threads` is the number of encoding and decoding threads.
     """
 
     smudge_limit: int
+    direct_from: int = 16 << 20
     skip_smudge: bool = False
     auto_hooks: bool = True
     reuse: str = "tree"
@@ -50,6 +52,7 @@ class Settings:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
+            direct_from=_size(values, "theta.directfrom", 16 << 20),
             skip_smudge=_truth(env.get("GIT_THETA_SKIP_SMUDGE", "0"), "GIT_THETA_SKIP_SMUDGE"),
             auto_hooks=_truth(values.get("theta.autohooks", "true"), "theta.autoHooks"),
             reuse=reuse,

@@ -11,6 +11,7 @@ Needs pytest and hypothesis; nothing else in git-theta imports this module.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -18,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from git_theta.core.layout import Format, Layout, check_view
-from git_theta.errors import FormatError
+from git_theta.core.dtypes import nbytes
+from git_theta.core.layout import Format, Layout, SplitFormat, SplitTensor, check_view
+from git_theta.errors import CorruptError, FormatError
 
 _LAW = settings(
     deadline=None,
@@ -126,11 +128,7 @@ class FormatContract:
     @_LAW
     @given(data=st.data())
     def test_a_damaged_file_raises_nothing_but_format_errors(self, data: st.DataObject) -> None:
-        file = bytearray(data.draw(st.sampled_from(self.files()), "file"))
-        places = st.integers(0, len(file) - 1)
-        for place, byte in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
-            file[place] = byte
-        self._survive(bytes(file))
+        self._survive(_damaged(data, data.draw(st.sampled_from(self.files()), "file")))
 
     def _survive(self, data: bytes) -> None:
         """Locate in bytes that may be anything: a sound layout or a `FormatError`."""
@@ -154,3 +152,104 @@ def _touches_segment(layout: Layout, offset: int, size: int) -> bool:
         segment.offset < offset + size and offset < segment.offset + segment.size
         for segment in layout.segments
     )
+
+
+class SplitFormatContract:
+    """The laws of `git_theta.core.layout.SplitFormat`.
+
+    Set `format`, and return a few small files (under 100 kB, or the laws take long) of every
+    shape that the format has.
+    """
+
+    format: ClassVar[SplitFormat]
+
+    def files(self) -> Sequence[bytes]:
+        """Return the bytes of valid files of the format."""
+        raise NotImplementedError
+
+    def test_its_files_are_detected(self) -> None:
+        assert all(self.format.detect(data[:4096]) for data in self.files())
+
+    @pytest.mark.parametrize(
+        "head", [b"", b"P", b"\0" * 4096, b"\xff" * 64, b"\x80\x02.", b'{"git-theta": 1,\n']
+    )
+    def test_other_files_and_manifests_are_not_detected(self, head: bytes) -> None:
+        assert not self.format.detect(head)
+
+    def test_what_was_split_joins_to_the_same_file(self) -> None:
+        for data in self.files():
+            skeleton, tensors = self.format.split(BytesReader(data))
+            assert tensors, "a file without a tensor shows nothing"
+            assert b"".join(self.format.join(skeleton, iter(tensors))) == data
+
+    def test_tensors_are_what_they_say(self) -> None:
+        for data in self.files():
+            _check_tensors(self.format.split(BytesReader(data))[1])
+
+    def test_splitting_twice_gives_the_same(self) -> None:
+        for data in self.files():
+            assert self.format.split(BytesReader(data)) == self.format.split(BytesReader(data))
+
+    def test_a_stream_of_unknown_length_is_refused_or_split_the_same(self) -> None:
+        for data in self.files():
+            try:
+                found = self.format.split(BytesReader(data, whole=False))
+            except FormatError:
+                continue
+            assert found == self.format.split(BytesReader(data))
+
+    def test_a_missing_tensor_is_noticed(self) -> None:
+        for data in self.files():
+            skeleton, tensors = self.format.split(BytesReader(data))
+            for less in (tensors[:-1], [*tensors, tensors[-1]]):
+                with pytest.raises(CorruptError):
+                    b"".join(self.format.join(skeleton, iter(less)))
+
+    @_LAW
+    @given(data=st.data())
+    def test_a_truncated_file_is_refused_or_kept_exactly(self, data: st.DataObject) -> None:
+        file = data.draw(st.sampled_from(self.files()), "file")
+        self._survive(file[: data.draw(st.integers(0, max(0, len(file) - 1)), "size")])
+
+    @_LAW
+    @given(data=st.data())
+    def test_a_damaged_file_is_refused_or_kept_exactly(self, data: st.DataObject) -> None:
+        self._survive(_damaged(data, data.draw(st.sampled_from(self.files()), "file")))
+
+    @_LAW
+    @given(data=st.data())
+    def test_a_damaged_skeleton_raises_nothing_but_corrupt_errors(
+        self, data: st.DataObject
+    ) -> None:
+        file = data.draw(st.sampled_from(self.files()), "file")
+        skeleton, tensors = self.format.split(BytesReader(file))
+        with contextlib.suppress(CorruptError):
+            size = 0
+            for piece in self.format.join(_damaged(data, skeleton), iter(tensors)):
+                size += len(piece)
+                if size > len(file):
+                    break  # as a checkout does
+
+    def _survive(self, data: bytes) -> None:
+        """Split bytes that may be anything: the law holds, or a `FormatError`."""
+        try:
+            skeleton, tensors = self.format.split(BytesReader(data))
+        except FormatError:
+            return
+        _check_tensors(tensors)
+        assert b"".join(self.format.join(skeleton, iter(tensors))) == data
+
+
+def _check_tensors(tensors: Sequence[SplitTensor]) -> None:
+    assert len({tensor.name.encode() for tensor in tensors}) == len(tensors)
+    for tensor in tensors:
+        assert nbytes(tensor.dtype, tensor.shape) == len(tensor.data)
+
+
+def _damaged(data: st.DataObject, file: bytes) -> bytes:
+    """A file with a few bytes that are others."""
+    changed = bytearray(file)
+    places = st.integers(0, len(file) - 1)
+    for place, byte in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
+        changed[place] = byte
+    return bytes(changed)

@@ -20,10 +20,28 @@ from tests.unit.formats.headers import entry, raw_file, tensors_file
 
 TORCH = Path(__file__).parent / "data" / "torch"
 # The dtypes that a safetensors header may name.
-SAFETENSORS = (
-    "BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 BF16 F32 F64 C64 "
-    "F8_E4M3 F8_E5M2 F8_E8M0 F4 F6_E2M3 F6_E3M2"
-).split()
+SAFETENSORS = [
+    "BOOL",
+    "U8",
+    "I8",
+    "U16",
+    "I16",
+    "U32",
+    "I32",
+    "U64",
+    "I64",
+    "F16",
+    "BF16",
+    "F32",
+    "F64",
+    "C64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+    "F4",
+    "F6_E2M3",
+    "F6_E3M2",
+]
 NAMES = ["a/b", "a.b.c", "with space", "schön-模型-🤗", "../up", "", "'\"\\", "\n\t\x00", "\u2028"]
 
 

@@ -17,11 +17,12 @@ class FilterHandlers:
     """Opens the session with the first file, so that the handshake stays light."""
 
     def __init__(self) -> None:
+        from git_theta.commands.direct import DirectFiles
         from git_theta.commands.session import Session
         from git_theta.commands.smudge import Smudger
 
         self.session = Session()
-        self._smudger = Smudger(self.session)
+        self._smudger = Smudger(self.session, DirectFiles(self.session))
         self._cleaned = False
 
     def clean(self, path: str, content: Incoming) -> bytes:
@@ -29,6 +30,10 @@ class FilterHandlers:
 
         self._cleaned = True
         return clean(self.session, path, content)
+
+    def finish(self) -> None:
+        """Write what was put off until Git is done."""
+        self._smudger.direct.finish()
 
     def close(self) -> None:
         """Tidy up after a command that cleaned files, and end."""
@@ -59,6 +64,7 @@ def filter_process() -> int:
     handlers = FilterHandlers()
     try:
         serve(reader, writer, handlers)
+        handlers.finish()
     except (BrokenPipeError, EOFError):
         return 1  # Git went away, or was interrupted
     finally:

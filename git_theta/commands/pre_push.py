@@ -29,8 +29,7 @@ def command(remote: str, url: str | None) -> None:
         return
     session = Session()
     try:
-        target = _target(session.repo, remote, url)
-        named = target if is_named(session.repo, target) else None
+        target, named = _target(session.repo, remote, url)
         closure = of_commits(session.repo, tips, known=known, remote=named)
         if closure.objects:
             upload(session, target, closure)
@@ -53,11 +52,17 @@ def pushed(lines: Iterable[str]) -> tuple[list[str], list[str]]:
     return tips, known
 
 
-def _target(repo: Repo, remote: str, url: str | None) -> str:
-    """A remote with several push URLs is pushed to one after the other, under one name."""
-    if url is None or not is_named(repo, remote):
-        return remote
+def _target(repo: Repo, remote: str, url: str | None) -> tuple[str, str | None]:
+    """Whom the objects go to, and the remote whose branches tell what is there already.
+
+    A remote with several push URLs is pushed to once for each, under one name; Git LFS would take
+    the last of them every time. After the first, its branches tell what was pushed just now.
+    """
+    if not is_named(repo, remote):
+        return remote, None
     if f"remote.{remote}.lfspushurl" in repo.config or f"remote.{remote}.lfsurl" in repo.config:
-        return remote
-    first = repo.text("remote", "get-url", "--push", remote, check=False)
-    return remote if url == first else url
+        return remote, remote
+    urls = repo.text("remote", "get-url", "--push", "--all", remote, check=False).splitlines()
+    if url is None or len(urls) < 2:
+        return remote, remote
+    return url, remote if url == urls[0] else None

@@ -20,7 +20,9 @@ from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest
 from git_theta.errors import NotTrackedError, ThetaError
 from git_theta.repo.closure import Closure, Found
+from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo, StagedEntry
+from git_theta.repo.index import restat
 from git_theta.repo.objects import store_failed
 from git_theta.repo.tracked import manifest_text, parse_at
 
@@ -106,9 +108,11 @@ def _entries(repo: Repo, pathspecs: Sequence[str]) -> Iterator[StagedEntry]:
     for item in repo.git("ls-files", "-z", "-t", "--full-name", "--", ":(top)").split(b"\0"):
         if item.startswith((b"S ", b"s ")):  # outside the sparse checkout
             skipped.add(item[2:].decode(errors="surrogateescape"))
-    if pathspecs:
-        repo.git("ls-files", "--error-unmatch", "-z", "--", *pathspecs)
     found = repo.staged(*(pathspecs or [":(top)"]))
+    for pathspec in pathspecs:
+        if not found or not repo.git("ls-files", "-z", "--", pathspec):
+            path = pathspec.partition(")")[2]
+            raise NotTrackedError(f"Git knows no file {path!r}", hint="git theta ls-files")
     asked = repo.attributes({entry.path for entry in found}, ["filter"])
     for entry in found:
         ours = asked.get(entry.path, {}).get("filter") == "theta"
@@ -151,20 +155,25 @@ def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> li
             else:
                 failures.append((pending.entry.path, problem))
     if written:
-        _register(session.repo, [pending.entry for pending in written])
+        _register(session.repo, written)
     return written
 
 
-def _register(repo: Repo, entries: Sequence[StagedEntry]) -> None:
-    """Make Git look at the files again.
+def _register(repo: Repo, written: Sequence[Pending]) -> None:
+    """Tell the index what the files are now, or make Git look at them.
 
-    It takes a file whose size is not the known one for modified and never compares it, so what
-    the index knows of the files is dropped first; what is staged stays the same.
+    Git takes a file whose size is not the known one for modified and never compares it, so what
+    the index knows of such files is dropped first; what is staged stays the same. Where another
+    manifest is staged than the one that was written, the file is modified, and Git is to see it.
     """
-    lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
-    told = "".join(lines).encode(errors="surrogateescape")
-    repo.git("update-index", "-z", "--index-info", stdin=told)
-    repo.git("update-index", "-q", "--refresh", check=False)
+    staged = {p.entry.path: p.entry.oid for p in written if blob_id(repo, p.text) == p.entry.oid}
+    done = restat(repo, staged)
+    left = [p.entry for p in written if p.entry.path not in done]
+    if left:
+        lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in left)
+        told = "".join(lines).encode(errors="surrogateescape")
+        repo.git("update-index", "-z", "--index-info", stdin=told)
+        repo.git("update-index", "-q", "--refresh", check=False)
 
 
 def _is_whole(session: Session, manifest: Manifest) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from git_theta.commands.direct import DirectFiles
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
@@ -29,6 +30,7 @@ class Smudger:
     """Smudges the files of one Git command; holds the answers that were delayed."""
 
     session: Session
+    direct: DirectFiles
     _delayed: dict[str, bytes] = field(default_factory=dict)
     _unfetched: set[str] = field(default_factory=set)
     _failure: MissingError | TransferError | None = None
@@ -52,6 +54,8 @@ class Smudger:
         if "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing():
             return iter([memoryview(text)])
         self.session.ensure_hooks(storing=False)
+        if not self.session.settings.skip_smudge and self.direct.take(path, text, asked):
+            return iter([memoryview(text)])
         missing = self._missing(text)
         if missing and asked.get("can-delay") == "1" and may_delay():
             self._delayed[path] = text

@@ -231,7 +231,16 @@ def describe(repo: Repo, closure: Closure, oid: str) -> str:
             told += f", tensor {name}"
             break
     commit = run_git(
-        ["log", "--all", "HEAD", "-1", "--format=%h", f"--find-object={blob}"],
+        [
+            "log",
+            "--all",
+            "HEAD",
+            "-1",
+            "--format=%h",
+            "--no-renames",
+            "--diff-filter=AM",
+            f"--find-object={blob}",
+        ],
         cwd=repo.cwd,
         check=False,
     ).decode()

@@ -25,6 +25,7 @@ _MARK = re.compile(rb"^# git-theta hook, version (\d+)", re.MULTILINE)
 _CALL = re.compile(rb"^[^#\n]*git[ -]theta pre-push", re.MULTILINE)
 _BY_NAME = re.compile(rb"""basename\s+(--\s+)?"?\$\{?0|\$\{0##""")
 _DAY = 24 * 3600
+_FOREIGN = -1
 
 
 class HookError(ThetaError):
@@ -101,9 +102,13 @@ def _read(path: Path) -> bytes | None:
 
 
 def _version(text: bytes | None) -> int:
-    """The version of our hook, or 0 for somebody else's or none."""
+    """The version of our hook, or -1 for somebody else's or none."""
     match = _MARK.search(text or b"")
-    return int(match[1]) if match else 0
+    return int(match[1]) if match else _FOREIGN
+
+
+def _is_ours(text: bytes | None) -> bool:
+    return _version(text) != _FOREIGN
 
 
 def _ours(name: str) -> bytes:
@@ -115,10 +120,10 @@ def _is_served(where: Path, name: str) -> bool:
     path = where / name
     if not _is_executable(path):
         return False
-    if _version(_read(path)):
+    if _is_ours(_read(path)):
         return True
     wrapped = [path, where / f"{name}.legacy", where.parent / name]
-    return any(_version(text) or _CALL.search(text) for text in map(_read, wrapped) if text)
+    return any(_is_ours(text) or _CALL.search(text) for text in map(_read, wrapped) if text)
 
 
 def _is_executable(path: Path) -> bool:
@@ -162,16 +167,16 @@ def _install(where: Path, name: str) -> bool:
     found = _read(path)
     if found is not None and _version(found) >= _version(ours) and _is_executable(path):
         return False
-    if not _version(found) and _is_served(where, name):
+    if not _is_ours(found) and _is_served(where, name):
         return False
-    if found is not None and not _version(found) and _BY_NAME.search(found):
+    if found is not None and not _is_ours(found) and _BY_NAME.search(found):
         raise RefusedError(
             f"{path} finds its work by its own name, so it cannot be kept under another",
             hint=f'add this line to what it runs: git-theta {name} "$@"',
         )
     try:
         where.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (found is not None and not _version(found)):
+        if path.is_symlink() or (found is not None and not _is_ours(found)):
             path.rename(_free(path))
         part = where / f".{name}.theta-{time.time_ns()}"
         part.write_bytes(ours)
@@ -183,7 +188,7 @@ def _install(where: Path, name: str) -> bool:
 
 
 def _uninstall(path: Path) -> bool:
-    if not _version(_read(path)):
+    if not _is_ours(_read(path)):
         return False
     kept = sorted(_kept(path), key=lambda other: other.name)
     try:

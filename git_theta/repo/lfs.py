@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from git_theta.repo.objects import Store, store_failed
 from git_theta.repo.shadow import Shadow, absolute_path, batches
 
 _ARGUMENTS = 500
+_DAY = 24 * 3600
 _MISSING = re.compile(r"missing object|\[?404\]?|not found|does not exist", re.IGNORECASE)
 
 
@@ -90,6 +92,7 @@ class Lfs:
         """A commit of pointers, in an object database of its own that lives as long."""
         try:
             self.store.scratch.mkdir(parents=True, exist_ok=True)
+            _sweep(self.store.scratch)
             scratch = Path(tempfile.mkdtemp(prefix="pointers-", dir=self.store.scratch))
         except OSError as error:
             store_failed(error, f"{self.store.scratch} cannot be written")
@@ -102,15 +105,19 @@ class Lfs:
 
     def lacking_at(self, remote: str, wanted: Mapping[str, int]) -> Fetched:
         """Those objects, not here, that a remote lacks. What cannot be asked for is fetched."""
+        there = self._target(remote)
+        wanted = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
+        if not wanted:
+            return Fetched()
+        answer = probe.lacking(self.shadow, self.name(remote), wanted)
+        return self.fetch(remote, wanted) if answer is None else Fetched(answer)
+
+    def _target(self, remote: str) -> Neighbour:
+        """The objects of a remote on this disk; none where they go to an LFS server instead."""
         directory = directory_of(self.repo, remote, push=True)
-        if directory is not None:
-            there = Neighbour.at(directory)
-            wanted = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
-        else:
-            answer = probe.lacking(self.shadow, self.name(remote), wanted)
-            if answer is not None:
-                return Fetched(answer)
-        return self.fetch(remote, wanted)
+        if directory is None or self.shadow.is_diverted(remote):
+            return Neighbour(())
+        return Neighbour.at(directory)
 
     # --- pushing ---------------------------------------------------------------------------------
 
@@ -121,9 +128,8 @@ class Lfs:
             MissingError: one is not here whole.
             TransferError: the remote did not take them, or Git LFS is not installed.
         """
-        directory = directory_of(self.repo, remote, push=True)
-        there = None if directory is None else Neighbour.at(directory)
-        asked = {o: n for o, n in wanted.items() if there is None or not there.has(o, n)}
+        there = self._target(remote)
+        asked = {oid: size for oid, size in wanted.items() if not there.has(oid, size)}
         if not asked:
             return 0
         self._own(asked)
@@ -153,6 +159,13 @@ class Lfs:
             if code:
                 break
         return code, said
+
+
+def _sweep(scratch: Path) -> None:
+    """Remove what killed processes left behind."""
+    for left in scratch.glob("pointers-*"):
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _url(remote: str) -> str:

@@ -22,7 +22,7 @@ from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 
 MAX_MANIFEST = 256 << 20
-_HEADS = ("HEAD", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
+_PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
 
 
@@ -31,11 +31,13 @@ class Candidates:
 
     def __init__(self, repo: Repo) -> None:
         self._repo = repo
+        there = (head for head in _PASSING_HEADS if (repo.git_dir / head).exists())
+        self._heads = ("HEAD", *there)
 
     def of_path(self, path: str) -> Iterator[bytes]:
         """Manifest texts for one path: staged ones, then those of the heads."""
         names = [f":{stage}:{path}" for stage in (0, 2, 3, 1)]
-        names += [f"{head}:{path}" for head in _HEADS]
+        names += [f"{head}:{path}" for head in self._heads]
         seen = set()
         for name in names:
             text = self._read(name)
@@ -46,7 +48,7 @@ class Candidates:
     def of_all_paths(self) -> Iterator[bytes]:
         """Manifest texts staged at any path, and what they replace in the heads."""
         oids = {entry.oid: None for entry in self._repo.staged(_ALIKE)}
-        for head in _HEADS:
+        for head in self._heads:
             oids.update(dict.fromkeys(self._replaced(head)))
         for oid in oids:
             text = self._read(oid)

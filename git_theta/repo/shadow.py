@@ -89,6 +89,17 @@ class Shadow:
             errors="replace"
         )
 
+    def is_diverted(self, remote: str) -> bool:
+        """Whether the objects of a remote go somewhere else than its commits."""
+        keys = ["lfs.url", "lfs.pushurl", f"remote.{remote}.lfsurl", f"remote.{remote}.lfspushurl"]
+        told = run_git(
+            ["config", "--name-only", "--get-regexp", r"^(lfs|remote\..*)\.(lfs)?(push)?url$"],
+            cwd=self.path,
+            env=self.environment(),
+            check=False,
+        )
+        return any(key in keys for key in told.decode(errors="surrogateescape").splitlines())
+
     def _installed(self) -> bool:
         return b"git-lfs/" in run_git(["lfs", "version"], cwd=self.path, check=False)
 

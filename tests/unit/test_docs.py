@@ -20,8 +20,10 @@ def test_the_example_of_a_format_obeys_the_laws(tmp_path: Path):
     code = "\n\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     (tmp_path / "test_mine.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path]
-        + ["-W", "ignore", tmp_path / "test_mine.py"],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("--rootdir", tmp_path, "-W", "ignore", tmp_path / "test_mine.py"),
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -1,0 +1,77 @@
+"""Large files written by the filter itself, after Git is done with them.
+
+Git holds whatever a smudge filter answers in memory, whole, before it writes the file: a gigabyte
+of fresh memory for a gigabyte of model. So Git gets the manifest, which stands for the same blob,
+and the filter writes the file over it when Git closes the pipe at its end, which Git waits for.
+That is done only for commands known to end then, with no hook of their own still to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from git_theta.commands.session import Session, say
+from git_theta.core.manifest import parse
+from git_theta.errors import ThetaError
+from git_theta.repo.caller import git_command, may_delay
+from git_theta.repo.hooks import directory
+
+# Each with the hook that Git runs before it ends, which would see the manifest. Commands that go
+# on to run the user's programs (rebase --exec) or to read the files are not among them.
+_ENDING = {
+    "checkout": "post-checkout",
+    "switch": "post-checkout",
+    "restore": "post-checkout",
+    "clone": "post-checkout",
+    "merge": "post-merge",
+    "reset": "",
+}
+
+
+class DirectFiles:
+    """The files of one Git command that are written at its end."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._texts: dict[str, bytes] = {}
+
+    def take(self, path: str, text: bytes, asked: Mapping[str, str]) -> bool:
+        """Say whether a file will be written at the end; Git then gets the manifest.
+
+        Raises:
+            ManifestError: the text is damaged or has conflict markers.
+        """
+        manifest = parse(text)
+        small = manifest.size < self._session.settings.direct_from
+        if small or manifest.plugins or "can-delay" not in asked or not self._ends_soon():
+            return False
+        self._texts[path] = text
+        return True
+
+    def _ends_soon(self) -> bool:
+        command = git_command()
+        if not command or command[0] not in _ENDING or not may_delay():
+            return False
+        hook = _ENDING[command[0]]
+        return not hook or not (directory(self._session.repo) / hook).exists()
+
+    def finish(self) -> None:
+        """Write the files, if they still are the manifests that were left."""
+        if not self._texts:
+            return
+        from git_theta.commands.pull import find_pending, pull
+
+        pathspecs = [f":(top,literal){path}" for path in self._texts]
+        waiting, failures = find_pending(self._session.repo, pathspecs)
+        ours = [one for one in waiting if self._texts.get(one.entry.path) == one.text]
+        for pending in pull(self._session, ours, failures):
+            self._session.catalog.keep_manifest(pending.manifest.digest, pending.text)
+            self._session.catalog.keep_proven(pending.manifest.all_chunks())
+        for path, error in failures:
+            say(path, f"left as a manifest: {error}", hint_after(error, path))
+
+
+def hint_after(error: ThetaError, path: str) -> str:
+    """What to do about a file that was left as a manifest."""
+    again = f"git theta pull {path}"
+    return f"{error.hint}; then run {again}" if error.hint else f"run {again}"
