@@ -11,7 +11,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -323,10 +323,8 @@ def test_cut_off_at_any_moment(repo: Sandbox, how: Callable[[subprocess.Popen[st
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         ) as adding:  # fmt: skip
             time.sleep(moments.uniform(0.15, 0.6))
-            try:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 how(adding)
-            except (psutil.NoSuchProcess, ProcessLookupError):
-                pass
             _, said = adding.communicate(timeout=30)
         assert "bug" not in said
         assert "Traceback" not in said
@@ -366,13 +364,18 @@ def scrambled(path: Path) -> None:
     path.write_bytes(data)
 
 
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BREAK: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(noise(20_000)),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "scrambled": scrambled,
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a directory": a_directory,
     "of a later version": lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 99"),
     "without tables": lambda path: sqlite3.connect(path).executescript(
         "DROP TABLE files; DROP TABLE chunks; DROP TABLE loose"
