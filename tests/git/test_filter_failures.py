@@ -22,6 +22,7 @@ from git_theta.commands.session import Session
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.errors import ThetaError
+from git_theta.repo.catalog import Catalog
 from git_theta.repo.gitrepo import Repo
 from tests.checkpoints import noise, odd_files, torch_zip, weights
 from tests.sandbox import Sandbox, encode, model, without_program
@@ -419,6 +420,21 @@ def test_a_catalog_that_is_held_by_another(repo: Sandbox):
     repo.git("add", NAME)
     assert time.monotonic() - start < 10
     holder.close()
+
+
+def test_a_catalog_that_another_takes_hold_of_later(tmp_path: Path):
+    catalog = Catalog(tmp_path / "catalog.db")
+    catalog.keep_manifest("d", b"text")
+    holder = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    start = time.monotonic()
+    assert [catalog.manifest("d") for _ in range(20)] == [None] * 20
+    assert time.monotonic() - start < 8
+    holder.close()
+    found = catalog.manifest("d")
+    assert found is not None
+    assert found.manifest == b"text"
+    catalog.close()
 
 
 def test_a_pt_is_as_exact(repo: Sandbox):
