@@ -6,7 +6,6 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import numpy.typing as npt
 
 from git_theta.core.dtypes import DTYPES
 from tests.models import published
+from tests.sandbox import Arrays
 from tests.unit.formats.headers import entry, raw_file, tensors_file
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
 TORCH = Path(__file__).parent / "data" / "torch"
 # The dtypes that a safetensors header may name.
 SAFETENSORS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,7 +82,10 @@ def _pass_through(content: Incoming) -> bytes:
 
 
 def recognise(session: Session, path: str, head: bytes) -> Recognised:
-    """Choose the format: the attribute `theta-format`, else content, else the file's name."""
+    """Choose the format: the attribute `theta-format`, else content, else the file's name.
+
+    A name that belongs to content which the format does not know earns the user a word.
+    """
     asked = session.repo.attributes([path], ["theta-format"]).get(path, {}).get("theta-format")
     if asked == OPAQUE:
         return Recognised(OPAQUE)
@@ -95,6 +98,9 @@ def recognise(session: Session, path: str, head: bytes) -> Recognised:
     plugins = {name: plugin for name in registry.names("formats") if (plugin := _quiet(name))}
     for name, plugin in plugins.items():
         if plugin.detect(head):
+            return Recognised(name, plugin)
+    for name, plugin in plugins.items():
+        if path.lower().endswith(plugin.suffixes):
             return Recognised(name, plugin)
     return Recognised(OPAQUE)
 
@@ -224,7 +230,7 @@ def _store(
             name, views = OPAQUE, ()
         manifest = cleaner.manifest(name, views)
         written = dict(data.finished + summaries.finished)
-    return _conclude(session, manifest, reuse, written)
+    return _conclude(session, manifest, reuse, written, lambda: _elsewhere(candidates, path))
 
 
 def _manifests(candidates: Candidates, reuse: Reuse, path: str) -> list[tuple[bytes, Manifest]]:
@@ -265,7 +271,22 @@ def _known_answer(
     return kept.manifest
 
 
-def _conclude(session: Session, manifest: Manifest, reuse: Reuse, written: dict[str, int]) -> bytes:
+def _elsewhere(candidates: Candidates, path: str) -> set[str]:
+    """Objects that other staged files name."""
+    found: set[str] = set()
+    for text in candidates.of_other_paths(path):
+        with suppress(ThetaError):
+            found.update(parse(text).objects)
+    return found
+
+
+def _conclude(
+    session: Session,
+    manifest: Manifest,
+    reuse: Reuse,
+    written: dict[str, int],
+    elsewhere: Callable[[], set[str]],
+) -> bytes:
     """Fill in bases, plug-ins and objects, rewrite wasteful ones, and remember the result."""
     own = list(manifest.all_chunks())
     here = {chunk.digest for chunk in own}
@@ -276,7 +297,7 @@ def _conclude(session: Session, manifest: Manifest, reuse: Reuse, written: dict[
         for place in places(manifest)
     }
     manifest = with_objects(manifest, sizes)
-    chosen = wasteful(manifest)
+    chosen = wasteful(manifest) and wasteful(manifest, elsewhere())
     if chosen:
         manifest = _rewritten(session, manifest, chosen, written)
     text = dump(manifest)

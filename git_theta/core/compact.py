@@ -6,7 +6,7 @@ it uses, by storing anew the records of the objects it uses least.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from git_theta.core.manifest import Chunk, Manifest, Place, Segment
@@ -28,12 +28,17 @@ def with_objects(manifest: Manifest, sizes: Mapping[str, int]) -> Manifest:
     return replace(manifest, objects={oid: sizes[oid] for oid in sorted(named)})
 
 
-def wasteful(manifest: Manifest) -> set[str]:
-    """Objects of which less than half is used, as many as must go to keep within `SLACK`."""
+def wasteful(manifest: Manifest, elsewhere: Collection[str] = ()) -> set[str]:
+    """Objects of which less than half is used, as many as must go to keep within `SLACK`.
+
+    Objects that other files of the same version name, `elsewhere`, are fetched anyway and cost
+    nothing here.
+    """
     used: dict[str, int] = {}
     for place in set(places(manifest)):
-        used[place.oid] = used.get(place.oid, 0) + place.size
-    total, needed = sum(manifest.objects.values()), sum(used.values())
+        if place.oid not in elsewhere:
+            used[place.oid] = used.get(place.oid, 0) + place.size
+    total, needed = sum(manifest.objects[oid] for oid in used), sum(used.values())
     worst = sorted(used, key=lambda oid: (used[oid] / manifest.objects[oid], oid))
     chosen: set[str] = set()
     for oid in worst:

@@ -18,7 +18,7 @@ from git_theta.core.layout import (
     SplitTensor,
     TensorView,
 )
-from git_theta.errors import FormatError
+from git_theta.errors import FormatError, ThetaError
 
 _BLOCK = 1 << 20
 
@@ -35,7 +35,19 @@ def split_proven(
     size = file.size
     if size is None or size * 8 > memory:
         raise FormatError("too large to be split in memory", hint="theta.memory sets the limit")
+    try:
+        return _proven(plugin, file, size)
+    except (ThetaError, MemoryError):
+        raise
+    except Exception as error:  # another package's fault: nothing is lost, so nothing need fail
+        raise FormatError(f"its plug-in fails with {error!r}") from error
+
+
+def _proven(
+    plugin: SplitFormat, file: RangeReader, size: int
+) -> tuple[Whole, Sequence[SplitTensor]]:
     skeleton, tensors = plugin.split(file)
+    side_by_side(tensors)  # refuses what no manifest could name
     for tensor in tensors:
         if nbytes(tensor.dtype, tensor.shape) != len(tensor.data):
             raise FormatError(f"tensor {tensor.name!r} has the wrong number of bytes")

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from git_theta.repo.objects import Store, store_failed
 from git_theta.repo.shadow import Shadow, absolute_path, batches
 
 _ARGUMENTS = 500
+_DAY = 24 * 3600
 _MISSING = re.compile(r"missing object|\[?404\]?|not found|does not exist", re.IGNORECASE)
 
 
@@ -90,6 +92,7 @@ class Lfs:
         """A commit of pointers, in an object database of its own that lives as long."""
         try:
             self.store.scratch.mkdir(parents=True, exist_ok=True)
+            _sweep(self.store.scratch)
             scratch = Path(tempfile.mkdtemp(prefix="pointers-", dir=self.store.scratch))
         except OSError as error:
             store_failed(error, f"{self.store.scratch} cannot be written")
@@ -156,6 +159,13 @@ class Lfs:
             if code:
                 break
         return code, said
+
+
+def _sweep(scratch: Path) -> None:
+    """Remove what killed processes left behind."""
+    for left in scratch.glob("pointers-*"):
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _url(remote: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from git_theta.errors import ThetaError
 from git_theta.repo.gitrepo import run_git
 from git_theta.repo.shadow import Shadow, batches
 
@@ -33,7 +34,7 @@ def lacking(shadow: Shadow, remote: str, wanted: Mapping[str, int]) -> dict[str,
     try:
         for part in batches(list(wanted), _BATCH):
             absent += list(_absent(shadow, url, {oid: wanted[oid] for oid in part}))
-    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError):
+    except (ThetaError, OSError, HTTPException, LookupError, ValueError, TypeError, AttributeError):
         return None
     return {oid: wanted[oid] for oid in absent}
 

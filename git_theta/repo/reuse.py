@@ -55,6 +55,13 @@ class Candidates:
             if text is not None:
                 yield text
 
+    def of_other_paths(self, path: str) -> Iterator[bytes]:
+        """Manifest texts staged at any path but one."""
+        for oid in {entry.oid for entry in self._repo.staged(_ALIKE) if entry.path != path}:
+            text = self._read(oid)
+            if text is not None:
+                yield text
+
     def _replaced(self, head: str) -> Iterator[str]:
         """Blobs that a head has where the index has another one, or none."""
         listing = self._repo.git("diff-index", "--cached", "--raw", "-z", head, check=False)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,35 +98,36 @@ def staged(repo: Sandbox, name: str) -> Manifest:
 
 # --- changes that are easily lost ----------------------------------------------------------------
 
-Values = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 MASK = np.where(np.arange(900).reshape(30, 30) % 7, 0, -np.inf).astype("<f4")
 WITH_NAN = np.where(np.arange(900).reshape(30, 30) == 5, np.nan, 3).astype("<f4")
 
 
 def ulp(values: Values) -> Values:
-    return np.nextafter(values, np.float32(np.inf))
+    changed: Values = np.nextafter(values, np.float32(np.inf))
+    return changed
 
 
 def one_weight(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[3, 3] = np.float32(0.5) + np.float32(2**-24)
     return changed
 
 
 def minus_zero(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[2, 2] = -0.0
     return changed
 
 
 def entry_at_zero(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[0, 1] = 7
     return changed
 
 
 def payload(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed.view("<u4")[3] ^= 1
     return changed
 
@@ -150,7 +152,7 @@ def test_small_changes_are_changes(repo: Sandbox):
         for version, data in zip(versions, (values, changed(values, change)), strict=True):
             version[name] = encode({"t": data, "other": weights(5)})
         assert versions[0][name] != versions[1][name]
-    commits = []
+    commits: list[str] = []
     for version in versions:
         for name, data in version.items():
             (repo.work / name).write_bytes(data)

@@ -1,11 +1,13 @@
 """A real LFS server (giftless) on a free port of this machine.
 
 Run as a program it serves a directory until its input ends. `/guarded/...` wants a header,
-`/broken/...` takes nothing; every request is written to a log, one a line.
+`/private/...` a name and a password, `/broken/...` takes nothing; every request is written to a
+log, one a line.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 HEADER, SECRET = "X-Theta-Test", "open sesame"
+USER, PASSWORD = "ali", "baba"
+LOGIN = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
 @dataclass
@@ -57,7 +61,15 @@ def _gate(app: Any, log: Path) -> Any:
         with log.open("a") as file:
             file.write(f"{environ['REQUEST_METHOD']} {path}\n")
         given = environ.get(f"HTTP_{HEADER.upper().replace('-', '_')}")
+        unknown = False
         refused = path.startswith("/guarded/") and given != SECRET
+        if path.startswith("/private/") and path.endswith("/objects/batch"):
+            # The addresses of the objects, which its answer holds, carry a key of their own.
+            login = environ.pop("HTTP_AUTHORIZATION", None)
+            unknown = login != LOGIN
+        if unknown:
+            respond("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="tests"')])
+            return [b"{}"]
         if refused or path.startswith("/broken/"):
             respond("403 Forbidden" if refused else "507 Insufficient Storage", [])
             return [b"{}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote.lfs_server import HEADER, SECRET, LfsServer
+from tests.remote.lfs_server import HEADER, PASSWORD, SECRET, USER, LfsServer
 from tests.remote.people import NAME, Person, lfs_objects
 
 pytestmark = pytest.mark.git
@@ -101,6 +101,28 @@ def test_an_extra_header_reaches_the_server(
     key = {"GIT_CONFIG_KEY_0": "http.extraHeader", "GIT_CONFIG_VALUE_0": f"{HEADER}: {SECRET}"}
     bob.theta("pull", env={"GIT_CONFIG_COUNT": "1", **key})
     assert bob.file.read_bytes() == data
+
+
+def test_a_password_from_a_credential_helper(
+    alice: Person, bob: Person, host: Path, lfs_server: LfsServer
+) -> None:
+    url = f"{lfs_server.url}/private/{host.parent.name}"
+    for person in (alice, bob):
+        person.git("config", "--global", "lfs.url", url, cwd=person.root)
+    alice.save(0)
+    alice.push(code=1)
+    login = url.replace("://", f"://{USER}:{PASSWORD}@").rpartition("/private")[0] + "\n"
+    for person in (alice, bob):
+        (person.home / ".git-credentials").write_text(login)
+        person.git("config", "--global", "credential.helper", "store", cwd=person.root)
+    alice.save(1)
+    data = alice.save(2)
+    alice.push()
+    bob.clone(host)
+    assert bob.file.read_bytes() == data
+    here = bob.objects()
+    assert bob.json("push", "--all")["objects"] > len(here)
+    assert bob.objects() == here
 
 
 def test_lfsconfig_in_the_work_tree(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from git_theta.repo.neighbours import Neighbour
+from git_theta.repo.objects import Store
 from tests.remote.conftest import bare
 from tests.remote.lfs_server import LfsServer
 from tests.remote.people import NAME, Person, lfs_objects
@@ -175,3 +178,33 @@ def test_pull_restores_the_manifest_that_lies_there(alice: Person, host: Path) -
     alice.theta("pull")
     assert alice.file.read_bytes() == old
     assert alice.git("status", "--porcelain") == f" M {NAME}\n"
+
+
+def test_remotes_are_asked_in_turn(alice: Person, bob: Person, host: Path) -> None:
+    data = alice.save(0)
+    alice.push("--no-verify", "origin", "HEAD")
+    backup = bare(host.parent / "backup.git")
+    bob.clone(host)
+    assert bob.is_left()
+    alice.push(backup, "HEAD")
+    bob.git("remote", "add", "backup", backup)
+    bob.theta("fetch", "origin", code=4)
+    bob.git("config", "theta.remote", "no-such-place")
+    bob.theta("pull")
+    assert bob.file.read_bytes() == data
+
+
+def test_a_wrong_size_takes_nothing_away(tmp_path: Path) -> None:
+    """A hostile manifest may name a sound object with a size at which something else waits."""
+    store = Store.of(tmp_path / "here")
+    store.prepare()
+    sound = b"sound" * 10
+    oid = hashlib.sha256(sound).hexdigest()
+    neighbour = tmp_path / "there" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    for path, data in ((store.path(oid), sound), (neighbour, b"bait")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    lacking = Neighbour.at(tmp_path / "there").lend(store, {oid: 4})
+    assert lacking == {oid: 4}
+    assert store.path(oid).read_bytes() == sound
+    store.release()
