@@ -59,7 +59,7 @@ def torch_zip(tensors: Arrays) -> bytes:
     """What torch.save makes of a dictionary of float32 tensors."""
     program = b"\x80\x02}("
     for key, (name, values) in enumerate(tensors.items()):
-        steps = np.cumprod([1, *values.shape[:0:-1]])[::-1] if values.ndim else []
+        steps = np.cumprod([1, *values.shape[:0:-1]])[::-1][: values.ndim]
         storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text(str(key))
         storage += _text("cpu") + _number(values.size) + b"tQ"
         shape = b"(" + b"".join(map(_number, values.shape)) + b"t"

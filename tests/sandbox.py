@@ -19,6 +19,12 @@ import numpy.typing as npt
 BIN = Path(sys.executable).parent
 _KEPT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "COVERAGE_PROCESS_START")
 
+_PEAK = """
+import pathlib, resource, subprocess, sys
+subprocess.run(sys.argv[2:], check=True)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+pathlib.Path(sys.argv[1]).write_text(str(peak))
+"""
 Done = subprocess.CompletedProcess[str]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -88,6 +94,21 @@ class Sandbox:
                 f"{shown}: ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
             )
         return done
+
+    def peak(self, *words: str | Path, stdin: Path | None = None) -> tuple[int, str]:
+        """Run a program: the most memory that it or a child of it had, in bytes; its stderr.
+
+        Another process starts it: what a process inherits from the one it is forked from counts
+        for it.
+        """
+        report, source = self.root / "peak", stdin or Path(os.devnull)
+        with source.open("rb") as reader:
+            done = subprocess.run(
+                [sys.executable, "-c", _PEAK, report, *words],
+                cwd=self.work, env=self.env, stdin=reader,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True,
+            )  # fmt: skip
+        return int(report.read_text()), done.stderr
 
     def git(self, *words: str | Path, **options: Any) -> str:
         """Run Git and return its standard output."""

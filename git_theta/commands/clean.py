@@ -82,7 +82,10 @@ def _pass_through(content: Incoming) -> bytes:
 
 
 def recognise(session: Session, path: str, head: bytes) -> Recognised:
-    """Choose the format: the attribute `theta-format`, else content, else the file's name."""
+    """Choose the format: the attribute `theta-format`, else content, else the file's name.
+
+    A name that belongs to content which the format does not know earns the user a word.
+    """
     asked = session.repo.attributes([path], ["theta-format"]).get(path, {}).get("theta-format")
     if asked == OPAQUE:
         return Recognised(OPAQUE)
@@ -95,6 +98,9 @@ def recognise(session: Session, path: str, head: bytes) -> Recognised:
     plugins = {name: plugin for name in registry.names("formats") if (plugin := _quiet(name))}
     for name, plugin in plugins.items():
         if plugin.detect(head):
+            return Recognised(name, plugin)
+    for name, plugin in plugins.items():
+        if path.lower().endswith(plugin.suffixes):
             return Recognised(name, plugin)
     return Recognised(OPAQUE)
 

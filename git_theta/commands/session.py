@@ -78,8 +78,8 @@ class Session:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """End helper processes and give up locks."""
-        self.store.release()
+        """End helper processes, give up locks, close files."""
+        self.store.close()
         self.catalog.close()
         self.repo.close()
 

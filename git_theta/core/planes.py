@@ -82,8 +82,19 @@ def refined(data: Bytes, cut: Grain) -> Grain:
     if not cut.turn or len(data) < _SAMPLE * cut.word:
         return cut
     sample = _sample(data, cut.word).view(_WORDS[cut.word])
-    coded = _scratch.huffman.compress(_turned_plane(sample, 0, cut.turn).data)
+    coded = _scratch.huffman.compress(_plane(sample, 0, cut.turn).data)
     return Grain(cut.word, _FAR) if len(coded) < len(sample) * _NO_NOISE else cut
+
+
+def _noise(data: Bytes, cut: Grain) -> frozenset[int]:
+    """The planes that no coder would shorten, by a sample from all over the chunk."""
+    if len(data) < 4 * _SAMPLE * cut.word:
+        return frozenset()
+    sample = _sample(data, cut.word).view(_WORDS[cut.word])
+    sizes = (
+        len(_scratch.huffman.compress(_plane(sample, i, cut.turn).data)) for i in range(cut.word)
+    )
+    return frozenset(index for index, size in enumerate(sizes) if size >= len(sample))
 
 
 def encode(data: Bytes, cut: Grain) -> list[bytes]:
@@ -98,11 +109,13 @@ def encode(data: Bytes, cut: Grain) -> list[bytes]:
     whole = len(data) - len(data) % word
     words = data[:whole].view(_WORDS[word])
     frames: list[bytes] = []
+    noise = _noise(data, cut)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
         for index in range(word):
-            plane = _turned_plane(block, index, cut.turn) if cut.turn else _plane(block, index)
-            frames.append(_checked(plane, _scratch.huffman))
+            plane = _plane(block, index, cut.turn)
+            raw = index in noise
+            frames.append(plane.tobytes() if raw else _checked(plane, _scratch.huffman))
     if whole < len(data):
         frames.append(data[whole:].tobytes())
     return frames
@@ -179,9 +192,11 @@ def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:
         yield data[start : start + size]
 
 
-def _plane(words: npt.NDArray[np.unsignedinteger], index: int) -> Bytes:
-    """Copy one byte of every word into the thread's scratch plane."""
+def _plane(words: npt.NDArray[np.unsignedinteger], index: int, turn: int = 0) -> Bytes:
+    """Copy one byte of every word, turned left by some bits, into the thread's scratch plane."""
     plane = _scratch.plane[: len(words)]
+    if turn:
+        return _turned_plane(plane, words, index, turn)
     if index == 0:
         np.copyto(plane, words, casting="unsafe")
     else:
@@ -191,9 +206,10 @@ def _plane(words: npt.NDArray[np.unsignedinteger], index: int) -> Bytes:
     return plane
 
 
-def _turned_plane(words: npt.NDArray[np.unsignedinteger], index: int, turn: int) -> Bytes:
-    """Like `_plane` of the words turned left by some bits, without turning them."""
-    plane = _scratch.plane[: len(words)]
+def _turned_plane(
+    plane: Bytes, words: npt.NDArray[np.unsignedinteger], index: int, turn: int
+) -> Bytes:
+    """Turned words are never made: a shift finds each of their bytes."""
     shifted = _scratch.words[: words.nbytes].view(words.dtype)
     if index:
         np.right_shift(words, 8 * index - turn, out=shifted)

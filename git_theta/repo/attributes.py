@@ -162,12 +162,12 @@ class AttributesFile:
         return True
 
     def save(self) -> None:
-        """Write the file whole or not at all; an empty one that we emptied is removed."""
+        """Write the file whole or not at all.
+
+        One that we emptied stays, empty: `git add --renormalize` stops at a file that is gone.
+        """
         text = "".join(self._kept)
         if text == self._before:
-            return
-        if not text:
-            self.path.unlink()
             return
         mode = self.path.stat().st_mode & 0o777 if self.path.exists() else None
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".gitattributes.")

@@ -139,6 +139,14 @@ class Store:
             for oid in idle[: max(0, len(self._files) - _OPEN_FILES)]:
                 os.close(self._files.pop(oid).handle)
 
+    def close(self) -> None:
+        """Give up the lock, and close files kept open."""
+        self.release()
+        with self._guard:
+            for file in self._files.values():
+                os.close(file.handle)
+            self._files.clear()
+
     def freshen(self, oid: str) -> None:
         """Say that an object is in use again, so that no collection takes it for old."""
         path = self.path(oid)

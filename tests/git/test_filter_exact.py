@@ -109,25 +109,25 @@ def ulp(values: Values) -> Values:
 
 
 def one_weight(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[3, 3] = np.float32(0.5) + np.float32(2**-24)
     return changed
 
 
 def minus_zero(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[2, 2] = -0.0
     return changed
 
 
 def entry_at_zero(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed[0, 1] = 7
     return changed
 
 
 def payload(values: Values) -> Values:
-    changed = values.copy()
+    changed: Values = values.copy()
     changed.view("<u4")[3] ^= 1
     return changed
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,28 +31,17 @@ def write_large(path: Path, *, opaque: bool) -> None:
         file.truncate(start + SIZE)
 
 
-def peak(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a process; the peak memory of it and of what it ran, in bytes."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
-
-
 @pytest.mark.parametrize("opaque", [False, True])
 def test_the_filter_needs_little_memory(repo: Sandbox, opaque: bool):
     path = repo.work / "m.safetensors"
     write_large(path, opaque=opaque)
-    adding = subprocess.Popen(["git", "add", path.name], cwd=repo.work, env=repo.env)
-    assert peak(adding) < LIMIT
-    text = repo.git("cat-file", "blob", f":0:{path.name}").encode()
-    # Git itself would hold all of it; our side is measured alone.
+    assert repo.peak("git", "add", path.name)[0] < LIMIT
+    # Git itself would hold all of the restored file; our side is measured alone.
+    text = repo.work / "manifest"
+    text.write_text(repo.git("cat-file", "blob", f":0:{path.name}"))
     out = repo.work / "restored"
-    (repo.work / "manifest").write_bytes(text)
-    with (repo.work / "manifest").open("rb") as stdin, out.open("wb") as stdout:
-        words = ["git-theta", "smudge", "--", path.name]
-        restoring = subprocess.Popen(words, cwd=repo.work, env=repo.env, stdin=stdin, stdout=stdout)
-        assert peak(restoring) < LIMIT
+    words = ["sh", "-c", f"git-theta smudge -- {path.name} >{out}"]
+    assert repo.peak(*words, stdin=text)[0] < LIMIT
     repo.run("cmp", path, out)
     for large in (path, out):
         large.unlink()

@@ -368,7 +368,7 @@ def test_tensors_are_found_again(both: Sandbox):
     assert whole > 500_000
     assert added(both, "sub.safetensors", encode(arrays)) < 1000
     both.commit()
-    renamed = {f"model.{name}": values for name, values in reversed(arrays.items())}
+    renamed = {f"model.{name}": values for name, values in reversed(list(arrays.items()))}
     assert added(both, "renamed.safetensors", encode(renamed)) < 3000
     assert added(both, "model.pt", torch_zip(arrays)) < 3000
     first = {name: arrays[name] for name in ("t0", "t1")}

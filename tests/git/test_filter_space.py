@@ -91,6 +91,7 @@ def test_what_is_used_again_is_not_collected(repo: Sandbox):
 
 def test_a_tip_fetches_little_more_than_it_uses(repo: Sandbox):
     arrays = {f"t{n}": weights(60, 60, seed=n) for n in range(8)}
+    data = b""
     for step in range(12):
         arrays[f"t{step % 8}"] = weights(60, 60, seed=100 + step)
         data = encode(arrays)

@@ -55,11 +55,11 @@ def test_options_replace_options_and_keep_the_rest(tmp_path: Path):
     assert file.path.read_text() == "*.pt linguist-vendored\n"
 
 
-def test_a_file_that_held_only_our_line_is_removed(tmp_path: Path):
+def test_a_file_that_held_only_our_line_stays_empty(tmp_path: Path):
     file = file_with(tmp_path, f"*.pt {OURS}\n".encode())
     assert file.untrack("*.pt")
     file.save()
-    assert not file.path.exists()
+    assert file.path.read_bytes() == b""
 
 
 def test_lines_of_others_are_not_ours(tmp_path: Path):
