@@ -77,6 +77,15 @@ def check_view(tensor: TensorView, size: int) -> None:
         )
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written at all: a string may hold halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _extent(tensor: TensorView) -> int:
     """The number of bytes from a view's first element to the end of its last."""
     shape, strides = tensor.shape, tensor.strides
@@ -116,6 +125,8 @@ class Layout:
         if len(names) != len(self.tensors):
             raise FormatError("two tensors have the same name")
         for tensor in self.tensors:
+            if not _is_text(tensor.name):
+                raise FormatError(f"tensor {tensor.name!r} has half a character in its name")
             if not 0 <= tensor.segment < len(self.segments):
                 raise FormatError(f"tensor {tensor.name!r} points at no byte range")
             check_view(tensor, self.segments[tensor.segment].size)

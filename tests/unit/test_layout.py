@@ -39,6 +39,11 @@ def test_segments_are_sorted_and_apart(segments: tuple[tuple[int, int], ...]) ->
 def test_names_are_unique_and_segments_exist() -> None:
     with pytest.raises(FormatError, match="same name"):
         layout(view(), view())
+    with pytest.raises(FormatError, match="half a character"):
+        Layout(
+            segments=(Segment(offset=0, size=4),),
+            tensors=(TensorView(name="a\ud800", dtype="F32", shape=(1,), segment=0),),
+        )
     for segment in (-1, 1):
         with pytest.raises(FormatError, match="no byte range"):
             layout(view(segment=segment))
