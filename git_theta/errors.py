@@ -71,6 +71,10 @@ class FormatError(ThetaError):
 
 
 class PluginError(ThetaError):
-    """A plug-in is not installed, or two packages claim one name."""
+    """A plug-in is not installed or does not work, or two packages claim one name."""
 
     exit_code = 4
+
+
+class NoPluginError(PluginError):
+    """No installed package offers a plug-in."""

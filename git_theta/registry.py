@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from git_theta.errors import PluginError
+from git_theta.errors import NoPluginError, PluginError
 
 OURS = "git-theta"
 
@@ -38,7 +38,7 @@ def find(group: str, name: str) -> EntryPoint:
     """
     points = _points(group).get(name, ())
     if not points:
-        raise PluginError(
+        raise NoPluginError(
             f"no {group[:-1]} plug-in is called {name!r}",
             hint=f"installed are: {', '.join(names(group))}",
         )

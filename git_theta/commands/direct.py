@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from git_theta.commands.session import Session, say
 from git_theta.core.manifest import parse
-from git_theta.errors import ThetaError
+from git_theta.errors import NewerManifestError, ThetaError
 from git_theta.repo.caller import git_command, may_delay
 from git_theta.repo.hooks import directory
 
@@ -41,7 +41,10 @@ class DirectFiles:
         Raises:
             ManifestError: the text is damaged or has conflict markers.
         """
-        manifest = parse(text)
+        try:
+            manifest = parse(text)
+        except NewerManifestError:
+            return False  # it is left, which is told elsewhere
         small = manifest.size < self._session.settings.direct_from
         if small or manifest.plugins or "can-delay" not in asked or not self._ends_soon():
             return False

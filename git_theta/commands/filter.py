@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
+from git_theta.errors import PluginError
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
 from git_theta.repo.streams import Incoming
@@ -57,9 +60,19 @@ class FilterHandlers:
         report(path, error)
 
 
+def _load_ahead() -> None:
+    """Import what the first file will need, while Git is asked about the repository."""
+    from git_theta import registry
+    from git_theta.commands import clean, smudge  # noqa: F401
+
+    with suppress(PluginError):
+        registry.load("updates", "dense")
+
+
 def filter_process() -> int:
     """Serve Git until it closes the pipe."""
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
+    threading.Thread(target=_load_ahead, daemon=True).start()
     handshake(reader, writer)
     handlers = FilterHandlers()
     try:

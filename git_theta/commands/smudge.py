@@ -140,10 +140,7 @@ class Smudger:
             )
             first = next(pieces, None)
         except PluginError as error:
-            needed = ", ".join(sorted(manifest.plugins.values())) or manifest.format
-            install = " ".join(entry.split()[0] for entry in manifest.plugins.values())
-            hint = f"pip install {install}, then git theta pull {path}" if install else error.hint
-            say(path, f"left as a manifest, a plug-in is missing: {needed}", hint)
+            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
             return as_it_is
         except (MissingError, TransferError) as error:
             say(path, f"left as a manifest: {error}", f"then run git theta pull {path}")

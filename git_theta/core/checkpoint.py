@@ -6,6 +6,7 @@ the file, decoded into one buffer. Memory is bounded by the units in flight, not
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +20,10 @@ from git_theta.core import skeleton as skeletons
 from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
-from git_theta.errors import CorruptError
+from git_theta.errors import CorruptError, NoPluginError
 
 _UNIT = 8 << 20
+_PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,31 @@ def rebuild(
         MissingError: an object is not here.
         PluginError: the manifest needs a plug-in that is not installed.
     """
+    _find_plugins(manifest, plugins)
     skeleton = skeletons.unpack(read_segment(manifest.skeleton, manifest, read, plugins.updates))
     if skeleton.runs is None:
         pieces = _joined(manifest, skeleton, read, plugins)
     else:
         pieces = _interleaved(manifest, skeleton, read, plugins.updates, threads)
     return _proven(manifest, pieces)
+
+
+def _find_plugins(manifest: Manifest, plugins: Plugins) -> None:
+    """Find all that the manifest needs before a byte is given; say what to install."""
+    try:
+        for kind in sorted({chunk.kind for chunk in manifest.all_chunks()}):
+            plugins.updates(kind)
+        if f"git_theta.formats:{manifest.format}" in manifest.plugins:
+            plugins.formats(manifest.format)
+    except NoPluginError as error:
+        entries = sorted(set(manifest.plugins.values()))
+        packages = [name[1] for entry in entries if (name := _PACKAGE.match(entry))]
+        if not packages:
+            raise
+        raise NoPluginError(
+            f"a plug-in is missing: {', '.join(entries)}",
+            hint=f"pip install {' '.join(packages)}",
+        ) from error
 
 
 def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memoryview]:

@@ -79,15 +79,14 @@ class Repo:
             NotTrackedError: there is none.
         """
         where = Path.cwd() if cwd is None else cwd
-        try:
-            told = run_git(["rev-parse", "--absolute-git-dir", "--git-common-dir"], cwd=where)
-            git_dir, common = told.decode(errors="surrogateescape").splitlines()
-        except (GitError, ValueError) as error:
+        asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
+        told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
+        lines = told.decode(errors="surrogateescape").splitlines()
+        if len(lines) < 2:
             raise NotTrackedError(
                 "this is not a Git repository", hint="cd into one, or run git init"
-            ) from error
-        top = run_git(["rev-parse", "--show-toplevel"], cwd=where, check=False)
-        shown = top.decode(errors="surrogateescape").rstrip("\n")
+            )
+        git_dir, common, shown = [*lines, ""][:3]
         return cls(
             git_dir=Path(git_dir),
             common_dir=(where / common).resolve(),
