@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from git_theta.core import skeleton as skeletons
 from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
-from git_theta.errors import CorruptError, NoPluginError
+from git_theta.errors import CorruptError, NoPluginError, ThetaError
 
 _UNIT = 8 << 20
 _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
@@ -69,8 +70,13 @@ def rebuild(
         MissingError: an object is not here.
         PluginError: the manifest needs a plug-in that is not installed.
     """
-    _find_plugins(manifest, plugins)
-    skeleton = skeletons.unpack(read_segment(manifest.skeleton, manifest, read, plugins.updates))
+    with _what_to_install(manifest):  # before a byte is given
+        for kind in sorted({chunk.kind for chunk in manifest.all_chunks()}):
+            plugins.updates(kind)
+        plain = read_segment(manifest.skeleton, manifest, read, plugins.updates)
+        skeleton = skeletons.unpack(plain)
+        if skeleton.runs is None:
+            plugins.formats(manifest.format)
     if skeleton.runs is None:
         pieces = _joined(manifest, skeleton, read, plugins)
     else:
@@ -78,13 +84,11 @@ def rebuild(
     return _proven(manifest, pieces)
 
 
-def _find_plugins(manifest: Manifest, plugins: Plugins) -> None:
-    """Find all that the manifest needs before a byte is given; say what to install."""
+@contextmanager
+def _what_to_install(manifest: Manifest) -> Iterator[None]:
+    """Turn "there is no such plug-in" into the packages that the manifest names."""
     try:
-        for kind in sorted({chunk.kind for chunk in manifest.all_chunks()}):
-            plugins.updates(kind)
-        if f"git_theta.formats:{manifest.format}" in manifest.plugins:
-            plugins.formats(manifest.format)
+        yield
     except NoPluginError as error:
         entries = sorted(set(manifest.plugins.values()))
         packages = [name[1] for entry in entries if (name := _PACKAGE.match(entry))]
@@ -131,8 +135,15 @@ def _joined(
             yield SplitTensor(name=str(key), dtype=tensor.dtype, shape=tensor.shape, data=data)
 
     skeletons.ordered_segments(manifest, skeleton.order)
-    joined = plugins.formats(manifest.format).join(skeleton.data, tensors())
-    return (memoryview(piece) for piece in joined if len(piece))
+    plugin = plugins.formats(manifest.format)
+    try:
+        for piece in plugin.join(skeleton.data, tensors()):
+            if len(piece):
+                yield memoryview(piece)
+    except (ThetaError, MemoryError):
+        raise
+    except Exception as error:  # another package's fault must not keep other files from coming
+        raise CorruptError(f"the format {manifest.format!r} fails with {error!r}") from error
 
 
 def _by_digest(manifest: Manifest) -> dict[str, Chunk]:
