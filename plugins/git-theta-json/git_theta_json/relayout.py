@@ -135,8 +135,9 @@ class _Change:
         elif node.items and all(out):
             self._edits.append((node.start + 1, node.end - 1, []))
         else:
+            stays = out.index(False) if node.items else 0
             for at, item in enumerate(node.items):
-                if out[at] and all(out[:at]):
+                if out[at] and at < stays:
                     self._edits.append((item.begin, node.items[at + 1].begin, []))
                 elif out[at]:
                     self._edits.append((node.items[at - 1].end, item.end, []))
