@@ -20,7 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from git_theta.core.dtypes import nbytes
-from git_theta.core.layout import Format, Layout, SplitFormat, SplitTensor, check_view
+from git_theta.core.layout import (
+    Format,
+    Layout,
+    SplitFormat,
+    SplitTensor,
+    TensorSpec,
+    check_view,
+)
 from git_theta.errors import CorruptError, FormatError
 
 _LAW = settings(
@@ -230,6 +237,21 @@ class SplitFormatContract:
                 if size > len(file):
                     break  # as a checkout does
 
+    def test_a_skeleton_is_laid_out_anew_for_fewer_tensors(self) -> None:
+        relayout = getattr(self.format, "relayout", None)
+        if relayout is None:
+            return
+        for data in self.files():
+            skeleton, tensors = self.format.split(BytesReader(data))
+            specs = [TensorSpec(name=t.name, dtype=t.dtype, shape=t.shape) for t in tensors]
+            assert relayout(skeleton, specs) == skeleton
+            for out in range(len(tensors) if len(tensors) > 1 else 0):
+                rest = [*tensors[:out], *tensors[out + 1 :]]
+                less = relayout(skeleton, [*specs[:out], *specs[out + 1 :]])
+                joined = b"".join(self.format.join(less, iter(rest)))
+                found = self.format.split(BytesReader(joined))[1]
+                assert sorted(found, key=_name) == sorted(rest, key=_name)
+
     def _survive(self, data: bytes) -> None:
         """Split bytes that may be anything: the law holds, or a `FormatError`."""
         try:
@@ -238,6 +260,10 @@ class SplitFormatContract:
             return
         _check_tensors(tensors)
         assert b"".join(self.format.join(skeleton, iter(tensors))) == data
+
+
+def _name(tensor: SplitTensor) -> str:
+    return tensor.name
 
 
 def _check_tensors(tensors: Sequence[SplitTensor]) -> None:

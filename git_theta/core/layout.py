@@ -225,3 +225,15 @@ class SplitFormat(Protocol):
     def join(self, skeleton: bytes, tensors: Iterable[SplitTensor]) -> Iterator[bytes]:
         """Write the file again from what `split` returned."""
         ...
+
+
+class SplitRelayout(Protocol):
+    """A split format that can also write a skeleton for other shapes or another set of tensors."""
+
+    def relayout(self, skeleton: bytes, tensors: Sequence[TensorSpec]) -> bytes:
+        """Return the skeleton with which `join` writes these tensors, in this order.
+
+        Raises:
+            FormatError: no file like this one holds these tensors.
+        """
+        ...

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from git_theta.errors import CorruptError
-from git_theta_json.spelling import INTEGER, Values, candidates, spell
+from git_theta_json.spelling import INTEGER, PYTHON, Values, candidates, keeps, spell
 
+MAX_DIMENSIONS = 16
 DTYPES = {"I64": np.dtype("<i8"), "F64": np.dtype("<f8")}
 
 _BLOCK = 1 << 16
 _SAMPLE = 2048
-_MAX_DIMENSIONS = 16
 _WHITE = b" \t\r\n"
 _OPEN = re.compile(rb"\[[ \t\r\n]*")
 _GAP = rb"([ \t\r\n]*,[ \t\r\n]*)"
@@ -57,7 +57,7 @@ def read(text: bytes, lists: Sequence[int]) -> Numbers | None:
     flat = text.translate(None, b"[]" + _WHITE)
     counts = [*lists, flat.count(b",") + 1]
     steps = list(itertools.pairwise(counts))
-    if len(lists) > _MAX_DIMENSIONS or any(inner % outer for outer, inner in steps):
+    if len(lists) > MAX_DIMENSIONS or any(inner % outer for outer, inner in steps):
         return None
     shape = tuple(inner // outer for outer, inner in steps)
     depths = _depths(text, shape)
@@ -145,6 +145,11 @@ def write(style: Style, shape: Sequence[int], values: Values) -> Iterator[bytes]
     """
     if len(style.depths) != len(shape) or math.prod(shape) != len(values) or not len(values):
         raise CorruptError("the style of a list of numbers does not fit it")
+    # What `split` has read is always kept; only values that are new here may not be.
+    spelling = style.spelling
+    blocks = (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
+    if values.dtype.kind == "f" and not keeps(spelling, blocks):
+        spelling = PYTHON
     opens, gaps, closes = zip(*style.depths, strict=True)
     # What stands behind the last number of a list at each depth, up to the next number.
     turns = [
@@ -153,7 +158,7 @@ def write(style: Style, shape: Sequence[int], values: Values) -> Iterator[bytes]
     ]
     yield "".join(opens).encode()
     for start in range(0, len(values), _BLOCK):
-        texts = spell(style.spelling, values[start : start + _BLOCK])
+        texts = spell(spelling, values[start : start + _BLOCK])
         behind = [turns[-1]] * len(texts)
         every = 1
         for depth in range(len(shape) - 2, -1, -1):

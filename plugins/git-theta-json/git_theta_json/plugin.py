@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 import msgpack
 import numpy as np
 
-from git_theta.core.layout import RangeReader, SplitTensor
+from git_theta.core.layout import RangeReader, SplitTensor, TensorSpec
 from git_theta.errors import CorruptError, FormatError
 from git_theta_json.numbers import DTYPES, Numbers, Style, read, write
+from git_theta_json.relayout import Relaid, relaid
 from git_theta_json.scan import number_lists
 
 _VERSION = 1
+# As version 1, and then which of the tensors that `join` gets stands at each place.
+_ORDERED = 2
 _NUMBER = 8
 _MANIFEST = b'{"git-theta":'
 _HEAD = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*(?:\{[ \t\r\n]*"|\[[ \t\r\n\[]*[-0-9{"])')
@@ -47,15 +50,7 @@ class JsonFormat:
         if _LIST.search(text) is None:
             raise FormatError("it holds no list of numbers")
         parts = _Parts()
-        start = 0
-        for found in number_lists(text):
-            if found.name in parts.tensors:
-                continue  # a key that stands twice
-            numbers = read(text[found.start : found.end], found.lists)
-            if numbers is not None:
-                parts.add(text[start : found.start], found.name, numbers)
-                start = found.end
-                parts.weigh(start, _MANY)
+        start = parts.read(text, _MANY)
         if not parts.tensors:
             raise FormatError("it holds no list of numbers that could be written again exactly")
         parts.weigh(start, _FEW)
@@ -67,19 +62,55 @@ class JsonFormat:
         Raises:
             CorruptError: the skeleton is damaged, or of other tensors.
         """
-        texts, styles = _unpack(skeleton)
-        count = 0
-        for count, tensor in enumerate(tensors, 1):
-            if count > len(styles) or tensor.dtype not in DTYPES:
+        texts, styles, order = _unpack(skeleton)
+        waiting: dict[int, SplitTensor] = {}
+        done = 0
+        for index, tensor in enumerate(tensors):
+            if index >= len(styles) or tensor.dtype not in DTYPES:
                 raise CorruptError(f"the tensor {tensor.name!r} is not one of the JSON file")
-            yield texts[count - 1]
-            if len(tensor.data) % _NUMBER:
-                raise CorruptError(f"the tensor {tensor.name!r} has the wrong number of bytes")
-            values = np.frombuffer(tensor.data, DTYPES[tensor.dtype])
-            yield from write(styles[count - 1], tensor.shape, values)
-        if count != len(styles):
+            waiting[index] = tensor
+            while done < len(styles) and order[done] in waiting:
+                yield texts[done]
+                yield from _written(styles[done], waiting.pop(order[done]))
+                done += 1
+        if done != len(styles):
             raise CorruptError("a tensor of the JSON file is missing")
         yield texts[-1]
+
+    def relayout(self, skeleton: bytes, tensors: Sequence[TensorSpec]) -> bytes:
+        """A skeleton for other shapes or another set of tensors.
+
+        Raises:
+            FormatError: no JSON file like this one holds these tensors.
+            CorruptError: the skeleton is damaged.
+        """
+        texts, styles, order = _unpack(skeleton)
+        new = relaid(texts, styles, tensors)
+        if (new.texts, new.styles, new.order) == (texts, styles, order):
+            return skeleton
+        _prove(new, tensors)
+        return _pack(new.texts, new.styles, new.order)
+
+
+def _written(style: Style, tensor: SplitTensor) -> Iterator[bytes]:
+    if len(tensor.data) % _NUMBER:
+        raise CorruptError(f"the tensor {tensor.name!r} has the wrong number of bytes")
+    values = np.frombuffer(tensor.data, DTYPES[tensor.dtype])
+    yield from write(style, tensor.shape, values)
+
+
+def _prove(new: Relaid, tensors: Sequence[TensorSpec]) -> None:
+    """See that a file of these texts, with short lists in it, is split at the same places."""
+    pieces = [new.texts[0]]
+    for style, index, behind in zip(new.styles, new.order, new.texts[1:], strict=True):
+        values = np.ones(1, DTYPES[tensors[index].dtype])
+        pieces += [*write(style, (1,) * len(style.depths), values), behind]
+    text = b"".join(pieces)
+    parts = _Parts()
+    start = parts.read(text, len(text))
+    placed = [tensors[index].name for index in new.order]
+    if list(parts.tensors) != placed or [*parts.texts, text[start:]] != new.texts:
+        raise FormatError("its other data cannot be told from these tensors")
 
 
 class _Parts:
@@ -91,6 +122,19 @@ class _Parts:
         self._styles: dict[Style, int] = {}
         self._used: list[int] = []
         self._kept = 0
+
+    def read(self, text: bytes, most: int) -> int:
+        """Take the lists out of a text, and return where the last one ends."""
+        start = 0
+        for found in number_lists(text):
+            if found.name in self.tensors:
+                continue  # a key that stands twice
+            numbers = read(text[found.start : found.end], found.lists)
+            if numbers is not None:
+                self.add(text[start : found.start], found.name, numbers)
+                start = found.end
+                self.weigh(start, most)
+        return start
 
     def add(self, before: bytes, name: str, numbers: Numbers) -> None:
         self.texts.append(before)
@@ -108,15 +152,24 @@ class _Parts:
 
     def pack(self, rest: bytes) -> bytes:
         """The skeleton: version, texts, styles, and which list has which style."""
-        styles = [[style.spelling, style.depths] for style in self._styles]
-        packed: bytes = msgpack.packb([_VERSION, [*self.texts, rest], styles, self._used])
-        return packed
+        known = list(self._styles)
+        return _pack([*self.texts, rest], [known[index] for index in self._used])
 
 
-def _unpack(skeleton: bytes) -> tuple[list[bytes], list[Style]]:
+def _pack(texts: list[bytes], used: Sequence[Style], order: Sequence[int] = ()) -> bytes:
+    styles = {style: index for index, style in enumerate(dict.fromkeys(used))}
+    written = [[style.spelling, style.depths] for style in styles]
+    parts = [_VERSION, texts, written, [styles[style] for style in used]]
+    if list(order) != list(range(len(order))):
+        parts = [_ORDERED, *parts[1:], list(order)]
+    packed: bytes = msgpack.packb(parts)
+    return packed
+
+
+def _unpack(skeleton: bytes) -> tuple[list[bytes], list[Style], list[int]]:
     try:
-        version, texts, styles, used = msgpack.unpackb(skeleton)
-        if version != _VERSION:
+        version, texts, styles, used, *more = msgpack.unpackb(skeleton)
+        if version not in (_VERSION, _ORDERED):
             raise CorruptError(
                 f"the JSON file was split by version {version!r} of its format",
                 hint="pip install --upgrade git-theta-json",
@@ -124,7 +177,10 @@ def _unpack(skeleton: bytes) -> tuple[list[bytes], list[Style]]:
         known = [Style(str(spelling), _depths(depths)) for spelling, depths in styles]
         if len(texts) != len(used) + 1 or not all(isinstance(text, bytes) for text in texts):
             raise ValueError("texts and lists do not alternate")
-        return texts, [known[index] for index in used]
+        order = list(more[0]) if version == _ORDERED else list(range(len(used)))
+        if sorted(order) != list(range(len(used))):
+            raise ValueError("its tensors have no order")
+        return texts, [known[index] for index in used], order
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise CorruptError(f"the skeleton of a JSON file is damaged: {error}") from error
 

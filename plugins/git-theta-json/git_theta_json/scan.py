@@ -12,9 +12,9 @@ import numpy as np
 from git_theta.errors import FormatError
 
 MAX_DEPTH = 200
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     rb"[ \t\r\n]*(?:"
     rb'("[^"\\]*(?:\\.[^"\\]*)*")'
     rb"|([\[\]{}:,])"
@@ -65,7 +65,7 @@ class _Walk:
 
     def __init__(self, text: bytes) -> None:
         self._text = text
-        self._at = len(_BOM) if text.startswith(_BOM) else 0
+        self._at = len(BOM) if text.startswith(BOM) else 0
         self._stack: list[_Level] = []
         self._next: tuple[str, ...] = _VALUE
         self._runs = _Runs(text)
@@ -80,13 +80,13 @@ class _Walk:
                 if found is not None:
                     yield found
             elif kind == _STRING and self._next in (_KEY, _FIRST_KEY):
-                self._stack[-1].label = _string(self._text[start : self._at])
+                self._stack[-1].label = key_text(self._text[start : self._at])
                 self._next = (":",)
             else:
                 self._step(kind)
 
     def _token(self) -> tuple[int, str]:
-        match = _TOKEN.match(self._text, self._at)
+        match = TOKEN.match(self._text, self._at)
         if match is None:
             raise FormatError(f"it is no JSON at byte {self._at} or soon after")
         self._at = match.end()
@@ -189,7 +189,8 @@ class _Runs:
         return None
 
 
-def _string(quoted: bytes) -> str:
+def key_text(quoted: bytes) -> str:
+    """The text of a key, as it stands in names."""
     try:
         text: str = json.loads(quoted.decode(), strict=False)
     except ValueError as error:

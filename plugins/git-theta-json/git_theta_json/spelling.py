@@ -8,7 +8,7 @@ where they use an exponent and how that looks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,9 @@ _SHORTEST = {
     "java": _Shortest(low=-3, high=7, point=True, mark="E", fraction=True),
 }
 
+# Spellings in which no list of floats looks like one of integers, and no value is rounded.
+POINTED = (PYTHON, *(name for name, how in _SHORTEST.items() if how.point))
+
 
 def candidates(sample: Sequence[str]) -> Iterator[str]:
     """Spellings of floats that these numbers may be written in, the likeliest first."""
@@ -85,6 +88,27 @@ def spell(name: str, values: Values) -> list[str]:
     if not _PRINTF.fullmatch(name):
         raise CorruptError(f"no spelling of numbers is called {name!r}")
     return [name % value for value in values.tolist()]
+
+
+def keeps(name: str, blocks: Iterable[Values]) -> bool:
+    """Whether floats written so are read as the same floats again, and not as integers."""
+    if name in POINTED:
+        return True
+    rounds, floats = name not in _SHORTEST, False
+    for block in blocks:
+        texts = spell(name, block)
+        if rounds and np.array(texts, float).tobytes() != block.tobytes():
+            return False
+        floats = floats or not all(map(_is_integer, texts))
+        if floats and not rounds:
+            return True
+    return floats
+
+
+def _is_integer(text: str) -> bool:
+    if not text.lstrip("-").isdecimal():
+        return False
+    return str(int(text)) == text and -(2**63) <= int(text) < 2**63
 
 
 def _shortest(how: _Shortest, values: Values) -> list[str]:
