@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from git_theta.commands.options import path_from_top, split_revision
-from git_theta.commands.progress import progress
+from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import note, printable, size_text
 from git_theta.core.checkpoint import rebuild
@@ -67,13 +67,6 @@ def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
                 sys.stdout.buffer.write(piece)
         else:
             write_whole(target, counted(pieces, advance))
-
-
-def counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
-    """Pass pieces on, counting their bytes."""
-    for piece in pieces:
-        yield piece
-        advance(len(piece))
 
 
 def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from git_theta.errors import PluginError
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
-from git_theta.repo.streams import Incoming
+from git_theta.repo.streams import CountedStream, Incoming
 
 STDIN, STDOUT = 0, 1
 
@@ -30,9 +30,17 @@ class FilterHandlers:
 
     def clean(self, path: str, content: Incoming) -> bytes:
         from git_theta.commands.clean import clean
+        from git_theta.commands.progress import progress
 
         self._cleaned = True
-        return clean(self.session, path, content)
+        with progress(self._size(path), f"storing {path}") as advance:
+            return clean(self.session, path, CountedStream(content, advance))
+
+    def _size(self, path: str) -> int | None:
+        """What the file weighs in the work tree: most often that is what Git hands over."""
+        with suppress(OSError):
+            return self.session.path(path).stat().st_size
+        return None
 
     def finish(self) -> None:
         """Write what was put off until Git is done."""

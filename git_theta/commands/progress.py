@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from git_theta.commands.terminal import printable
 
 PATIENCE = 1.0
 
@@ -32,6 +34,13 @@ def progress(total: int | None, label: str) -> Iterator[Callable[[int], None]]:
         bar.close()
 
 
+def counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
+    """Pass pieces on, counting their bytes."""
+    for piece in pieces:
+        yield piece
+        advance(len(piece))
+
+
 def _ignore(size: int) -> None:
     """Nobody is watching."""
 
@@ -40,7 +49,7 @@ class _Bar:
     """Counts from the start, draws from the first advance after `PATIENCE` seconds."""
 
     def __init__(self, total: int | None, label: str) -> None:
-        self._total, self._label = total, label
+        self._total, self._label = total, printable(label)
         self._start = time.monotonic()
         self._done = 0
         self._guard = threading.Lock()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from git_theta.commands.export import counted, write_whole
+from git_theta.commands.export import write_whole
 from git_theta.commands.fetch import fetch
 from git_theta.commands.options import JSON_OPTION, path_from_top
-from git_theta.commands.progress import progress
+from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable, say_json, size_text
 from git_theta.core.checkpoint import rebuild

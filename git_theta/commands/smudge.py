@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from git_theta.commands.direct import DirectFiles
+from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
@@ -145,14 +147,14 @@ class Smudger:
         except (MissingError, TransferError) as error:
             say(path, f"left as a manifest: {error}", f"then run git theta pull {path}")
             return as_it_is
-        return self._remembered(manifest, text, first, pieces)
+        whole = pieces if first is None else itertools.chain([first], pieces)
+        return self._remembered(path, manifest, text, whole)
 
     def _remembered(
-        self, manifest: Manifest, text: bytes, first: memoryview | None, rest: Iterator[memoryview]
+        self, path: str, manifest: Manifest, text: bytes, pieces: Iterator[memoryview]
     ) -> Iterator[memoryview]:
-        if first is not None:
-            yield first
-        yield from rest
+        with progress(manifest.size, f"restoring {path}") as advance:
+            yield from counted(pieces, advance)
         self.session.catalog.keep_manifest(manifest.digest, text)
         self.session.catalog.keep_proven(manifest.all_chunks())
 

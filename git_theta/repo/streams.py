@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,28 @@ class Incoming(Protocol):
     def readinto(self, view: memoryview) -> int: ...
 
     def drain(self) -> None: ...
+
+
+class CountedStream:
+    """A stream that tells how many bytes of it were read."""
+
+    def __init__(self, stream: Incoming, advance: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._advance = advance
+
+    def head(self, size: int) -> bytes:
+        """The next bytes, without consuming them."""
+        return self._stream.head(size)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view; fewer bytes only at the end."""
+        got = self._stream.readinto(view)
+        self._advance(got)
+        return got
+
+    def drain(self) -> None:
+        """Read and forget the rest."""
+        self._stream.drain()
 
 
 class PlainStream:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -142,15 +141,6 @@ def test_quiet_leaves_only_what_was_asked_for(repo: Sandbox):
     assert repo.theta("fsck", "-q").stderr == ""
     assert repo.theta("-q", "fsck").stderr == ""
     assert repo.theta("fsck").stderr != ""
-
-
-def test_starting_is_light(sandbox: Sandbox):
-    def once() -> float:
-        start = time.perf_counter()
-        sandbox.theta("--version")
-        return time.perf_counter() - start
-
-    assert statistics.median(once() for _ in range(5)) < 0.15
 
 
 def test_completion_in_bash(sandbox: Sandbox):
