@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -79,6 +80,7 @@ def _load_ahead() -> None:
 
 def filter_process() -> int:
     """Serve Git until it closes the pipe."""
+    gc.set_threshold(100_000, 50, 100)  # many records, few cycles: looking for those costs more
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
     threading.Thread(target=_load_ahead, daemon=True).start()
     handshake(reader, writer)

@@ -50,6 +50,7 @@ class Catalog:
         self._guard = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._opened = False
+        self._bare: bool | None = None
 
     def manifest(self, digest: str) -> KnownFile | None:
         """The manifest first written for a file with this digest."""
@@ -67,6 +68,8 @@ class Catalog:
 
     def proven(self, digest: str) -> list[Chunk]:
         """Records of a chunk that this repository wrote or has decoded."""
+        if self._is_bare():
+            return []
         rows = self._rows(
             "SELECT size, kind, oid, start, length, base FROM chunks WHERE digest = ?", (digest,)
         )
@@ -75,9 +78,16 @@ class Catalog:
             for size, kind, oid, start, length, base in rows
         ]
 
+    def _is_bare(self) -> bool:
+        """Whether no chunk was known when that was first asked; saves a question a tensor."""
+        if self._bare is None:
+            self._bare = not self._rows("SELECT 1 FROM chunks LIMIT 1", ())
+        return self._bare
+
     def keep_proven(self, chunks: Iterable[Chunk]) -> None:
         """Remember records that were written or decoded here."""
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
+        self._bare = None
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def announce(self, oid: str) -> None:

@@ -25,7 +25,8 @@ from git_theta.errors import MissingError, ThetaError
 
 PACK = 32 << 20
 _OPEN_FILES = 64
-_WRITEV = 512
+_SMALL = 64 << 10
+_GATHERED = 1 << 20
 
 
 class StoreError(ThetaError):
@@ -305,6 +306,7 @@ class PackWriter:
         self._path = Path()
         self._size = 0
         self._sha = hashlib.sha256()
+        self._waiting = bytearray()
         self.finished: list[tuple[str, int]] = []
 
     def __enter__(self) -> PackWriter:
@@ -347,6 +349,7 @@ class PackWriter:
         """Remove the pack being written; finished ones stay until a collection takes them."""
         if self._size:
             self._size = 0
+            self._waiting.clear()
             os.close(self._handle)
             self._path.unlink(missing_ok=True)
 
@@ -356,19 +359,33 @@ class PackWriter:
         self._write([OBJECT_MAGIC])
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
-        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        """Add bytes to the pack; small ones wait, so that a system call writes many records."""
+        for buffer in buffers:
+            self._size += len(buffer)
+            if len(buffer) > _SMALL:
+                self._flush()
+                self._put(buffer)
+            else:
+                self._waiting += buffer
+        if len(self._waiting) > _GATHERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._put(self._waiting)
+            self._waiting = bytearray()
+
+    def _put(self, buffer: Buffer) -> None:
+        view = memoryview(buffer)
         try:
-            for start in range(0, len(views), _WRITEV):
-                write_all(self._handle, views[start : start + _WRITEV])
+            write_all(self._handle, [view])
         except OSError as error:
-            self._size = max(self._size, 1)
             self.abandon()
             store_failed(error, "the object store cannot be written")
-        for view in views:
-            self._sha.update(view)
-            self._size += len(view)
+        self._sha.update(view)
 
     def _close_pack(self) -> None:
+        self._flush()
         oid = self._sha.hexdigest()
         try:
             if self._announce is not None and not self._store.path(oid).exists():
