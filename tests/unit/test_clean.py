@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +20,6 @@ from git_theta.errors import CorruptError, MissingError
 from tests.keeper import PLUGINS, Keeper
 
 LAW = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Keeper:
-    return Keeper(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def keeper(tmp_path: Path) -> Keeper:
-    return Keeper(tmp_path / "store")
 
 
 @dataclass(frozen=True)

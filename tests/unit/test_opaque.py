@@ -16,16 +16,6 @@ from tests.keeper import Keeper
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Keeper:
-    return Keeper(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def keeper(tmp_path: Path) -> Keeper:
-    return Keeper(tmp_path / "store")
-
-
 def noise(size: int, seed: int = 5) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
