@@ -30,7 +30,7 @@ science: setup ## the tests that check methods against known results
 soak: setup ## the long-running tests
 	@scripts/pytest -m soak $(ARGS)
 
-setup: ## .venv with everything in it (TORCH=1: torch too)
+setup: ## .venv with everything in it
 	@scripts/setup
 
 clean: ## away with .venv and all caches

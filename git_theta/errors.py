@@ -52,6 +52,12 @@ class NewerManifestError(ManifestError):
     """A manifest of a version that a later release of git-theta writes."""
 
 
+class MergeError(ThetaError):
+    """Tensors cannot be merged in the way that was asked for."""
+
+    exit_code = 1
+
+
 class TransferError(ThetaError):
     """A remote could not be reached, or would not give or take an object."""
 

@@ -31,14 +31,42 @@ class Encoded:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """The bytes of one chunk, and how they lie in their tensor.
+
+    `data` has `uint8` bytes; `cut` says what its numbers are like. `dtype` is empty where it is
+    not known. `columns` is the number of elements in a row (the product of all dimensions but the
+    first; 0 where the tensor has fewer than two), `start` the index of the chunk's first element
+    in the tensor, so that element i lies in column `(start + i) % columns`.
+    """
+
+    data: Bytes
+    cut: Grain
+    dtype: str = ""
+    columns: int = 0
+    start: int = 0
+
+
 class Update(Protocol):
-    """A way to store a chunk, exactly. `name` goes into manifests and is a promise."""
+    """A way to store a chunk, exactly. `name` goes into manifests and is a promise.
+
+    A base has been brought to the dtype and length of the chunk before an update sees it.
+    """
 
     name: ClassVar[str]
     needs_base: ClassVar[bool]
 
-    def encode(self, new: Bytes, base: Bytes | None, cut: Grain) -> Encoded | None:
-        """Encode a chunk, or decline with None. `cut` says what its numbers are like."""
+    def estimate(self, new: Slice, base: Bytes | None) -> float | None:
+        """About how many bytes `encode` would make, from samples; None where it would decline.
+
+        This is asked of every update for every chunk that changed, so it has to be cheap: a few
+        milliseconds for a chunk of 32 MiB.
+        """
+        ...
+
+    def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
+        """Encode a chunk, or decline with None."""
         ...
 
     def decode(
@@ -66,7 +94,7 @@ def encode_chunk(data: Bytes, digest: str, cut: Grain, update: Update) -> list[B
     Raises:
         CorruptError: the update declined; a `dense` one never does.
     """
-    encoded = update.encode(data, None, cut)
+    encoded = update.encode(Slice(data=data, cut=cut), None)
     if encoded is None:
         raise CorruptError(f"the update {update.name!r} declined to store a chunk")
     header = Header(

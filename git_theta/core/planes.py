@@ -97,6 +97,17 @@ def _noise(data: Bytes, cut: Grain) -> frozenset[int]:
     return frozenset(index for index, size in enumerate(sizes) if size >= len(sample))
 
 
+def estimate(data: Bytes, cut: Grain) -> float:
+    """About how many bytes `encode` makes, from a sample of up to 64 Ki numbers."""
+    if not len(data):
+        return 0.0
+    word = cut.word or 1
+    if len(data) <= _SAMPLE * word:
+        return float(sum(map(len, encode(data, cut))))
+    sample = _sample(data, word)
+    return sum(map(len, encode(sample, cut))) * (len(data) / len(sample))
+
+
 def encode(data: Bytes, cut: Grain) -> list[bytes]:
     """Cut bytes into frames: for each block one frame a plane, lowest first; then the tail.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from git_theta.core import planes
-from git_theta.core.chain import Bytes, Encoded
+from git_theta.core.chain import Bytes, Encoded, Slice
 from git_theta.core.payload import Header
 
 
@@ -16,14 +16,12 @@ class DenseUpdate:
     name: ClassVar[str] = "dense"
     needs_base: ClassVar[bool] = False
 
-    def encode(
-        self,
-        new: Bytes,
-        base: Bytes | None,  # noqa: ARG002
-        cut: planes.Grain,
-    ) -> Encoded | None:
-        fine = planes.refined(new, cut)
-        return Encoded(frames=planes.encode(new, fine), cut=fine, block=planes.BLOCK)
+    def estimate(self, new: Slice, base: Bytes | None) -> float | None:  # noqa: ARG002
+        return planes.estimate(new.data, new.cut)
+
+    def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:  # noqa: ARG002
+        fine = planes.refined(new.data, new.cut)
+        return Encoded(frames=planes.encode(new.data, fine), cut=fine, block=planes.BLOCK)
 
     def decode(
         self,

@@ -1,0 +1,92 @@
+"""What a merge strategy is: its parameters, its needs, and a function of one tensor's versions.
+
+A strategy is a frozen dataclass whose fields are its parameters. It sees one tensor at a time,
+never a model, so that what a merge holds in memory is bounded. The engine reads the tensors,
+brings them to the compute dtype and device, and rounds the result once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a strategy cannot do without, so that it can be refused before anything is read.
+
+    `models` is the least and the greatest number of models (None: any). `scope` is what it must
+    see at once: "element" any slice of a tensor, and each entry of the result depends on the same
+    entry of the inputs alone; "tensor" a whole tensor; "model" something of every tensor before
+    the first can be merged (it then has `survey` and `conclude`). `statistics` names side-cars
+    that each model must have ("fisher", "gram"). `double` asks for float64 instead of float32.
+    `ordered` says that the order of the models matters, `seeded` that it draws random numbers,
+    `every` that it must be given tensors that only one side changed as well.
+    """
+
+    base: Literal["required", "optional", "unused"] = "unused"
+    models: tuple[int, int | None] = (2, None)
+    scope: Literal["element", "tensor", "model"] = "element"
+    statistics: tuple[str, ...] = ()
+    double: bool = False
+    ordered: bool = False
+    seeded: bool = False
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """One tensor in all versions that are merged, in the compute dtype and on the device.
+
+    For scope "element" the tensors are 1-D slices that begin at entry `start` of the flattened
+    tensor; otherwise they have the tensor's `shape` and `start` is 0. `base` is None where there
+    is no ancestor. `statistics` has, per kind, one tensor (or None) for each model. `gathered` is
+    what `conclude` returned. `uniform(i)` draws numbers in [0, 1) for model i, shaped like it:
+    a function of seed, tensor name, model and entry alone, so neither device, nor order, nor
+    slicing changes a bit.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    models: tuple[Tensor, ...]
+    base: Tensor | None = None
+    start: int = 0
+    statistics: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    gathered: Any = None
+    uniform: Callable[[int], Tensor] | None = None
+
+
+class Strategy(Protocol):
+    """A way to merge. `name` and `version` go into recipes: same version, same numbers.
+
+    A plug-in is a frozen dataclass of JSON values with defaults; a parameter without a default is
+    one the user must set. `version` rises whenever results change.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    needs: ClassVar[Needs]
+
+    def merge(self, versions: Versions) -> Tensor:
+        """The merged tensor (or slice), shaped like the inputs.
+
+        Raises:
+            MergeError: these tensors cannot be merged so; the message says why.
+        """
+        ...
+
+
+class Surveying(Strategy, Protocol):
+    """A strategy that looks at every tensor before it merges the first."""
+
+    def survey(self, versions: Versions) -> Any:
+        """A small value from one whole tensor; called for each in order of name."""
+        ...
+
+    def conclude(self, surveys: Mapping[str, Any]) -> Any:
+        """What all surveys together say; every `merge` finds it in `gathered`."""
+        ...
