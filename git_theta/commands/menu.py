@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),
+    "diff": Entry(INSPECT, "diff", "Show what changed in a model, tensor by tensor."),
     "show": Entry(INSPECT, "show", "Show the tensors of a file and how each is stored."),
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "clean": Entry("", "internal", "Run by Git: a file to its manifest."),
     "smudge": Entry("", "internal", "Run by Git: a manifest to its file."),
     "merge-driver": Entry("", "merge_driver", "Run by Git when both sides changed a file."),
+    "diff-driver": Entry("", "diff_driver", "Run by git diff for a tracked file."),
     "pre-push": Entry("", "pre_push", "Run by Git before a push."),
 }
 

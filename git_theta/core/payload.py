@@ -81,6 +81,26 @@ def unpack(record: Buffer) -> tuple[Header, Iterator[memoryview]]:
     return header, _frames(view, start, header.frames)
 
 
+def body(record: memoryview) -> memoryview:
+    """What follows the header of a record, unread: for many small records of one raw frame.
+
+    Raises:
+        CorruptError: the bytes are no record.
+    """
+    if len(record) < _LENGTH.size:
+        raise CorruptError("a stored record is too short")
+    return record[_LENGTH.size + _LENGTH.unpack_from(record)[0] :]
+
+
+def header_of(record: Buffer) -> Header:
+    """The header of a record of which only the beginning may be given.
+
+    Raises:
+        CorruptError: the bytes do not begin with a whole header.
+    """
+    return _header(memoryview(record))[0]
+
+
 def _frames(view: memoryview, start: int, sizes: Sequence[int]) -> Iterator[memoryview]:
     for size in sizes:
         yield view[start : start + size]

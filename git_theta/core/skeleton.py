@@ -73,3 +73,28 @@ def ordered_segments(manifest: Manifest, order: Sequence[str | bytes]) -> list[S
         ]
     except KeyError as error:
         raise CorruptError(f"the manifest lacks a segment of its file: {error}") from error
+
+
+class SkeletonReader:
+    """A file of which only the skeleton is known, read like the file; segments are zeros."""
+
+    def __init__(self, skeleton: Skeleton, sizes: Sequence[int]) -> None:
+        self._runs: list[tuple[int, int, int]] = []
+        at = start = 0
+        for run, size in zip(skeleton.runs or (), [*sizes, 0], strict=False):
+            self._runs.append((at, start, run))
+            at += run + size
+            start += run
+        self._data = skeleton.data
+        self.size = at
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        out = bytearray(max(0, min(size, self.size - offset)))
+        for at, start, run in self._runs:
+            first, last = max(offset, at), min(offset + len(out), at + run)
+            if first < last:
+                out[first - offset : last - offset] = self._data[
+                    start + first - at : start + last - at
+                ]
+        return bytes(out)
