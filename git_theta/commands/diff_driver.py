@@ -8,54 +8,80 @@ store is not written to.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import click
-
+from git_theta.commands import plain_data
 from git_theta.commands.diff_model import compare_versions
-from git_theta.commands.diff_text import lines
+from git_theta.commands.diff_text import lines, shape_text
 from git_theta.commands.session import Session
-from git_theta.commands.terminal import printable, say
+from git_theta.commands.terminal import printable, say, write_anything
 from git_theta.commands.versions import File, Source, Stored, Version
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import ThetaError
 from git_theta.repo.streams import open_regular
 from git_theta.repo.tracked import manifest_text, parse_at
+from git_theta.settings import difftool
 
 _NOTHING = "/dev/null"
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def command(words: tuple[str, ...]) -> None:
-    """Run by `git diff` for a tracked file; not for use by hand.
-
-    `git theta install` puts it into Git's configuration as diff.theta.
-    """
+def run(words: Sequence[str]) -> int:
+    """Show what changed in one file, with the words that Git gives to a diff driver."""
+    write_anything()
     if len(words) < 7:
         say(f"* Unmerged path {printable(words[0] if words else '')}")
-        return
+        return 0
     path, old_file, old_hex, old_mode, new_file, new_hex, new_mode, *rest = words
     new_path = rest[0] if rest else path
-    for line in _header(path, new_path, (old_mode, new_mode), rest[1:]):
-        say(line)
+    tool = difftool()
+    if tool is None:
+        for line in _header(path, new_path, (old_mode, new_mode), rest[1:]):
+            say(line)
     session = Session()
     with ExitStack() as stack:
         stack.callback(session.close)
         try:
             old = _side(session, stack, path, old_file, old_hex)
             new = _side(session, stack, new_path, new_file, new_hex)
+            if tool is not None:
+                return _hand_over(tool, words, old, new)
             found = compare_versions(new_path, old, new, threads=session.settings.threads)
         except ThetaError as error:  # a diff of other files must go on
             say(f"git theta: {printable(path)}: {printable(str(error))}")
-            return
+            return 0
         for line in lines(found):
             say(line)
+    return 0
 
 
-def _header(path: str, new_path: str, modes: tuple[str, str], said: list[str]) -> Iterator[str]:
+def _hand_over(tool: str, words: Sequence[str], old: Version | None, new: Version | None) -> int:
+    """Give the tool of `git difftool` two texts with one tensor a line."""
+    given = list(words)
+    with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
+        for place, side, name in ((1, old, "old"), (4, new, "new")):
+            if side is not None:
+                target = Path(folder) / name / Path(words[0]).name
+                target.parent.mkdir()
+                told = "".join(f"{line}\n" for line in _described(side))
+                target.write_text(told, encoding="utf-8", errors="backslashreplace")
+                given[place] = str(target)
+        done = subprocess.run(["sh", "-c", f'{tool} "$@"', tool, *given], check=False)
+    return done.returncode
+
+
+def _described(side: Version) -> Iterator[str]:
+    for name, tensor in sorted(side.tensors.items()):
+        yield f"{printable(name)}: {shape_text(tensor)} {tensor.segment.digest[:16]}"
+    for file in side.files:
+        for key, value in sorted((plain_data.describe(file.source) or {}).items()):
+            yield printable(f"{key}: {value}")
+
+
+def _header(path: str, new_path: str, modes: tuple[str, str], said: Sequence[str]) -> Iterator[str]:
     """What Git itself would say of names and modes."""
     yield f"diff --git a/{printable(path)} b/{printable(new_path)}"
     old, new = modes

@@ -21,6 +21,7 @@ class Side:
     formats: tuple[str, ...]
     size: int
     tensors: int
+    digests: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -29,6 +30,7 @@ class Side:
             "formats": list(self.formats),
             "size": self.size,
             "tensors": self.tensors,
+            "digests": list(self.digests),
         }
 
 
@@ -50,8 +52,10 @@ class ModelDiff:
 
     @property
     def differs(self) -> bool:
-        """Whether anything in the model's own terms is different."""
-        return self.old is None or self.new is None or bool(self.rows or self.text)
+        """Whether a byte of the files, or which files they are, is different."""
+        if self.old is None or self.new is None:
+            return self.old is not self.new
+        return (self.old.paths, self.old.digests) != (self.new.paths, self.new.digests)
 
     def counts(self) -> dict[str, int]:
         """How many tensors changed in which way."""
@@ -164,4 +168,5 @@ def _side(version: Version | None) -> Side | None:
         formats=tuple(formats),
         size=version.size,
         tensors=len(version.tensors),
+        digests=tuple(file.source.manifest.digest for file in version.files),
     )

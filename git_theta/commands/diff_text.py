@@ -159,8 +159,9 @@ def summary_lines(diff: ModelDiff) -> Iterator[str]:
         return
     one, other = _side_text(diff.old), _side_text(diff.new)
     yield one if one == other else f"{one} -> {other}"
-    if not diff.differs:
-        yield "the same tensors and the same data"
+    if not (diff.rows or diff.text):
+        same = diff.old.digests == diff.new.digests
+        yield "the same file" if same else "the same tensors and data, written in another way"
         return
     total = diff.same + len(diff.rows)
     told = [f"{number:,} {what}" for what, number in diff.counts().items()]

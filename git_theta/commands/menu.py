@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from git_theta import __version__
-from git_theta.commands.terminal import be_quiet
+from git_theta.commands.terminal import be_quiet, write_anything
 from git_theta.errors import ThetaError
 from git_theta.settings import COMPLETE, completing
 
@@ -55,7 +54,7 @@ COMMANDS: dict[str, Entry] = {
     "clean": Entry("", "internal", "Run by Git: a file to its manifest."),
     "smudge": Entry("", "internal", "Run by Git: a manifest to its file."),
     "merge-driver": Entry("", "merge_driver", "Run by Git when both sides changed a file."),
-    "diff-driver": Entry("", "diff_driver", "Run by git diff for a tracked file."),
+    "diff-driver": Entry("", "internal", "Run by git diff for a tracked file."),
     "pre-push": Entry("", "pre_push", "Run by Git before a push."),
 }
 
@@ -165,8 +164,7 @@ def run(words: list[str]) -> int:
     Raises:
         ThetaError: as the command does; a misused command line is one too.
     """
-    for stream in (sys.stdout, sys.stderr):
-        _write_anything(stream)
+    write_anything()
     if completing():
         MENU.main(args=words, prog_name=NAME, complete_var=COMPLETE)
     try:
@@ -191,9 +189,3 @@ class MisusedError(ThetaError):
         context = error.ctx
         path = context.command_path if context else NAME
         super().__init__(error.format_message(), hint=f"{path} -h")
-
-
-def _write_anything(stream: Any) -> None:
-    """A terminal that cannot show a letter shows its number instead."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")

@@ -8,6 +8,8 @@ its format splits and joins has no runs: its tensors are in the order that `join
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,10 +93,11 @@ class SkeletonReader:
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`."""
         out = bytearray(max(0, min(size, self.size - offset)))
-        for at, start, run in self._runs:
-            first, last = max(offset, at), min(offset + len(out), at + run)
-            if first < last:
-                out[first - offset : last - offset] = self._data[
-                    start + first - at : start + last - at
-                ]
+        first = bisect_right(self._runs, offset, key=lambda run: run[0]) - 1
+        for at, start, run in itertools.islice(self._runs, max(0, first), None):
+            if at >= offset + len(out):
+                break
+            low, high = max(offset, at), min(offset + len(out), at + run)
+            if low < high:
+                out[low - offset : high - offset] = self._data[start + low - at : start + high - at]
         return bytes(out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from git_theta.formats.collecting import uncollected
 from git_theta.formats.pickle_reader import Node
 from git_theta.formats.torch_objects import (
     Storage,
+    name_scalars,
     name_tensors,
     read_objects,
     storage_of,
@@ -66,6 +67,15 @@ class TorchZipFormat:
             ),
             tensors=tensors,
         )
+
+    def describe(self, file: RangeReader) -> Iterator[tuple[str, str]]:
+        """The plain values that the file holds beside its tensors, such as an optimizer's."""
+        members = _torch_members(file)
+        for name, folder, _ in _PICKLES[:1]:
+            if name in members:
+                data = unpack(file, members[name], limit=MAX_PICKLE)
+                root, _ = read_objects(data, storage=_Storages(folder, members).find)
+                yield from name_scalars(root)
 
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:
         """Write the CRC-32 of each storage into every place that repeats it."""

@@ -22,11 +22,12 @@ LAYERS = {
     "formats": 3,
     "updates": 3,
     "merges": 3,
+    "metrics": 3,
     "repo": 3,
     "commands": 4,
     "cli": 5,
 }
-SIBLINGS = ("formats", "updates", "merges", "repo")
+SIBLINGS = ("formats", "updates", "merges", "metrics", "repo")
 HEAVY = ("click", "git", "json", "msgpack", "numpy", "rich", "sqlite3", "torch", "zstandard")
 
 
