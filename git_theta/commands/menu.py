@@ -42,6 +42,8 @@ COMMANDS: dict[str, Entry] = {
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),
     "diff": Entry(INSPECT, "diff", "Show what changed in a model, tensor by tensor."),
+    "log": Entry(INSPECT, "log", "List the commits of a model and what each did to it."),
+    "blame": Entry(INSPECT, "blame", "Show the commit that last changed each tensor."),
     "show": Entry(INSPECT, "show", "Show the tensors of a file and how each is stored."),
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),

@@ -1,0 +1,124 @@
+"""Two manifests compared line by line, without reading what is the same in both.
+
+A history has thousands of manifests that differ in a few lines each; only those are parsed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from git_theta.core.changes import ADDED, CAST, CHANGED, REMOVED, RESHAPED
+from git_theta.core.manifest import is_manifest
+from git_theta.errors import ManifestError
+
+_OBJECTS, _TENSORS = b'\n"objects": {\n', b'\n},\n"tensors": {\n'
+_SEGMENTS, _EMPTY = b'\n},\n"segments": {', b'\n"tensors": {\n}'
+_RECIPE = b'\n"recipe": {'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lines:
+    """The lines of one manifest that say what its tensors and its objects are."""
+
+    tensors: frozenset[bytes]
+    objects: frozenset[bytes]
+    merged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a tensor is, as its line tells it; equal ones are the same tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+    view: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one manifest did to another: tensor -> kind of change; bytes of objects it brought."""
+
+    changes: dict[str, str]
+    stored: int
+
+
+def read_lines(text: bytes) -> Lines:
+    """Cut a manifest into its lines.
+
+    Raises:
+        ManifestError: the text is no manifest, or not laid out like one.
+    """
+    start, end = text.find(_OBJECTS), text.find(_SEGMENTS)
+    middle = text.find(_TENSORS, start)
+    if not is_manifest(text) or start < 0 or end < 0:
+        raise ManifestError("not a git-theta manifest")
+    if middle < 0 or middle > end:
+        if text.find(_EMPTY, start) < 0:
+            raise ManifestError("the manifest is not laid out as one")
+        return Lines(frozenset(), frozenset(), _RECIPE in text[:start])
+    objects = text[start + len(_OBJECTS) : middle]
+    tensors = text[middle + len(_TENSORS) : end]
+    return Lines(_cut(tensors), _cut(objects), _RECIPE in text[:start])
+
+
+def _cut(section: bytes) -> frozenset[bytes]:
+    """Lines without the commas between them."""
+    return frozenset(section.split(b",\n"))
+
+
+def tensors_of(lines: Iterable[bytes]) -> dict[str, Identity]:
+    """The tensors that some lines name.
+
+    Raises:
+        ManifestError: a line is damaged.
+    """
+    try:
+        raw = json.loads(b"{" + b",".join(lines) + b"}")
+        return {name: _identity(entry) for name, entry in raw.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ManifestError(f"the manifest is damaged: {error!r}") from error
+
+
+def _identity(entry: dict[str, Any]) -> Identity:
+    # A shared segment is named by the first digits of its digest.
+    digest = str(entry.get("digest") or entry["segment"])[:16]
+    view = (entry.get("offset", 0), tuple(entry.get("strides", ())))
+    return Identity(str(entry["dtype"]), tuple(entry["shape"]), digest, view)
+
+
+def names_changed(old: Lines, new: Lines) -> set[str]:
+    """The tensors of the new manifest that are not the same in the old one."""
+    before, after = tensors_of(old.tensors - new.tensors), tensors_of(new.tensors - old.tensors)
+    return {name for name, found in after.items() if before.get(name) != found}
+
+
+def step(old: Lines | None, new: Lines | None) -> Step:
+    """What happened between two manifests; None is a manifest that is not there."""
+    lines = [side.tensors if side is not None else frozenset() for side in (old, new)]
+    before, after = tensors_of(lines[0] - lines[1]), tensors_of(lines[1] - lines[0])
+    changes = {}
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if one != other:
+            changes[name] = _kind(one, other)
+    brought = set(new.objects if new else ()) - set(old.objects if old else ())
+    return Step(changes=changes, stored=sum(_size(line) for line in brought))
+
+
+def _kind(old: Identity | None, new: Identity | None) -> str:
+    if old is None:
+        return ADDED
+    if new is None:
+        return REMOVED
+    if old.shape != new.shape:
+        return RESHAPED
+    return CAST if old.dtype != new.dtype else CHANGED
+
+
+def _size(line: bytes) -> int:
+    number = line.rpartition(b":")[2].strip()
+    return int(number) if number.isdigit() else 0
