@@ -49,6 +49,7 @@ COMMANDS: dict[str, Entry] = {
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
     "fsck": Entry(REPAIR, "fsck", "Check that every stored byte is here and right."),
+    "prune": Entry(REPAIR, "prune", "Remove stored objects that no manifest names any more."),
     "completion": Entry(REPAIR, "completion", "Print the completion script of a shell."),
     "filter-process": Entry("", "internal", "Run by Git: the filter, for many files."),
     "clean": Entry("", "internal", "Run by Git: a file to its manifest."),
