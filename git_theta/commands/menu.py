@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry(INSPECT, "show", "Show the tensors of a file and how each is stored."),
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
+    "scan": Entry(INSPECT, "scan", "Say what a checkpoint would run if somebody loaded it."),
     "install": Entry(REPAIR, "install", "Tell Git about git-theta; run it once."),
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
