@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from git_theta.core.layout import RangeReader
 from git_theta.errors import FormatError
 from git_theta.formats.pickle_reader import Global, Machine, Node
@@ -127,6 +129,7 @@ class _Listener(Machine):
         super().__init__(data, start, lambda pid: Node(None, pid), lambda _call, _args: None)
         self.named: dict[Global, None] = {}
 
+    @override
     def made(self, value: Any) -> None:
         if isinstance(value, Global):
             self.named[value] = None
