@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+KEPT = "GIT_THETA_KEPT"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -25,7 +26,8 @@ class Settings:
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
     `threads` is the number of encoding and decoding threads. `scan` is what happens to a file
-    that runs code when it is loaded: warn, refuse or off.
+    that runs code when it is loaded: warn, refuse or off. `kept` is a directory in which
+    `git theta switch` and its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -38,6 +40,7 @@ class Settings:
     threads: int = 2
     sync: bool = False
     scan: str = "warn"
+    kept: Path | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -66,6 +69,7 @@ class Settings:
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
             scan=scan,
+            kept=Path(env[KEPT]) if env.get(KEPT) else None,
         )
 
 
