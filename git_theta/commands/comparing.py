@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -31,6 +31,8 @@ from git_theta.core.sketch import Summary
 _SMALL = 1024
 _FEW_SMALL = 4000
 _PLAIN_KINDS = ("dense", "delta")
+
+Watch = Callable[[Pair], Meter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,17 @@ class _Lined:
 
 
 def measure(
-    old: Version, new: Version, *, exact: bool, threads: int = 2
+    old: Version,
+    new: Version,
+    *,
+    exact: bool,
+    threads: int = 2,
+    watch: Watch | None = None,
 ) -> tuple[list[Measured], int]:
     """The changed tensors, measured, and how many are unchanged.
 
     Without `exact`, distances come from sketches. Tensors too small to have one are read where
-    that costs little.
+    that costs little. `watch` gives another meter for each tensor that is read.
     """
     compared = compare(old.tensors, new.tensors)
     lined: dict[str, _Lined] = {}
@@ -91,7 +98,7 @@ def measure(
     }
     if not exact and len(readable) > _FEW_SMALL:
         readable = set()
-    facts = _read_all([lined[name] for name in readable], summaries, threads)
+    facts = _read_all([lined[name] for name in readable], summaries, threads, watch)
     rows = [
         _row(
             change,
@@ -244,12 +251,14 @@ def _parameters(tensor: Tensor, source: Source) -> dict[str, Mapping[str, Any]]:
 Read = tuple[Facts, Mapping[str, Value], bool]
 
 
-def _read_all(pairs: Sequence[_Lined], summaries: Summaries, threads: int) -> dict[str, Read]:
+def _read_all(
+    pairs: Sequence[_Lined], summaries: Summaries, threads: int, watch: Watch | None
+) -> dict[str, Read]:
     """Read the weights of some tensors, the largest first, several at a time."""
     ordered = sorted(pairs, key=lambda pair: -pair.new.segment.size)
 
     def work(pair: _Lined) -> tuple[str, Read]:
-        return pair.change.name, _read_one(pair, summaries)
+        return pair.change.name, _read_one(pair, summaries, watch)
 
     if not ordered or ordered[0].new.segment.size < 1 << 16:
         return dict(map(work, ordered))
@@ -257,10 +266,11 @@ def _read_all(pairs: Sequence[_Lined], summaries: Summaries, threads: int) -> di
         return dict(pool.map(work, ordered))
 
 
-def _read_one(pair: _Lined, summaries: Summaries) -> Read:
+def _read_one(pair: _Lined, summaries: Summaries, watch: Watch | None) -> Read:
     told = Pair(name=pair.change.name, old=pair.old, new=pair.new)
     meters = dict(_meters(told))
-    sums = Sums(meters=tuple(meters.values()))
+    watched = () if watch is None else (watch(told),)
+    sums = Sums(meters=(*meters.values(), *watched))
     start = 0
     dtypes = (pair.old.dtype, pair.new.dtype)
     for (a, b, count), lately in zip(pair.chunks, _chunk_pairs(pair, summaries), strict=True):
@@ -272,6 +282,8 @@ def _read_one(pair: _Lined, summaries: Summaries) -> Read:
             sums.add(before, after, dtypes, start)
         start += count
     values = {name: value for name, meter in meters.items() if (value := meter.result())}
+    for meter in watched:
+        meter.result()
     permuted = perhaps_permuted(_chunk_pairs(pair, summaries)) and _is_permuted(pair)
     return sums.facts({}), values, permuted
 

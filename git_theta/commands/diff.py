@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
 
-from git_theta.commands.comparing import metrics
+from git_theta.commands.comparing import Watch, metrics
 from git_theta.commands.diff_model import ModelDiff, compare_versions
 from git_theta.commands.diff_pairs import Model, models, paired
 from git_theta.commands.diff_sides import Sides
-from git_theta.commands.diff_text import lines, markdown
+from git_theta.commands.diff_text import lines, markdown, title
 from git_theta.commands.options import JSON_OPTION, path_from_top
 from git_theta.commands.session import Session
-from git_theta.commands.terminal import printable, say, say_json, say_painted
+from git_theta.commands.terminal import note, printable, say, say_json, say_painted
 from git_theta.errors import UsageError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.raw_diff import changed_files
@@ -46,6 +47,7 @@ class _WithPaths(click.Command):
 @click.option("--cached", "--staged", "staged", is_flag=True, help="What is staged, against A.")
 @click.option("--exact", is_flag=True, help="Read the weights of what changed, fetching them.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Report as Markdown.")
+@click.option("--html", "page", metavar="FILE", help="Write a page to look at.")
 @click.option("--exit-code", is_flag=True, help="End with 1 when something differs.")
 @JSON_OPTION
 @click.pass_context
@@ -55,6 +57,7 @@ def command(  # noqa: PLR0913
     staged: bool,
     exact: bool,
     as_markdown: bool,
+    page: str | None,
     exit_code: bool,
     as_json: bool,
 ) -> int:
@@ -74,6 +77,10 @@ def command(  # noqa: PLR0913
         stack.callback(session.close)
         sides = Sides(session, stack)
         pairs = _pairs(sides, words, context.meta.get(_PATHS), staged)
+        if page is not None:
+            return _write(
+                sides, pairs, page, " -> ".join(words[:2]) or "the work tree", exact=exact
+            )
         found = list(_compared(sides, pairs, exact=exact))
     differing = [diff for diff in found if diff.differs]
     if as_json:
@@ -87,6 +94,23 @@ def command(  # noqa: PLR0913
     return int(exit_code and bool(differing))
 
 
+def _write(sides: Sides, pairs: Sequence[Model], page: str, told: str, *, exact: bool) -> int:
+    """Write the page; the weights of what changed are read where they are here."""
+    from git_theta.commands.diff_page import diff_page
+    from git_theta.commands.pages.assemble import write_page
+    from git_theta.commands.watching import Pictures
+
+    made = []
+    for model in pairs:
+        pictures = Pictures()
+        (diff,) = _compared(sides, [model], exact=exact, watch=pictures)
+        if diff.differs:
+            made.append((diff, pictures.found))
+    write_page(Path(page), diff_page(made, told, exact=exact))
+    note(f"written: {printable(page)}")
+    return 0
+
+
 def _print(diffs: Sequence[ModelDiff]) -> None:
     for number, diff in enumerate(diffs):
         if number:
@@ -94,16 +118,6 @@ def _print(diffs: Sequence[ModelDiff]) -> None:
         say_painted(title(diff), "bold")
         for line in lines(diff):
             say(line)
-
-
-def title(diff: ModelDiff) -> str:
-    """The path of a model, or both where it moved."""
-    old = diff.old.paths if diff.old else ()
-    new = diff.new.paths if diff.new else ()
-    if old and new and set(old) != set(new):
-        names = [paths[0] if len(paths) == 1 else f"{paths[0]} ..." for paths in (old, new)]
-        return printable(f"{names[0]} -> {names[1]}")
-    return printable(diff.path)
 
 
 def report(diffs: Sequence[ModelDiff], *, exact: bool) -> dict[str, Any]:
@@ -118,12 +132,22 @@ def report(diffs: Sequence[ModelDiff], *, exact: bool) -> dict[str, Any]:
     }
 
 
-def _compared(sides: Sides, pairs: Sequence[Model], *, exact: bool) -> Iterator[ModelDiff]:
+def _compared(
+    sides: Sides, pairs: Sequence[Model], *, exact: bool, watch: Watch | None = None
+) -> Iterator[ModelDiff]:
     threads = sides.session.settings.threads
     for model in pairs:
         old, new = sides.version(model.old), sides.version(model.new)
         notes = sides.fetch(old, new, exact=exact)
-        yield compare_versions(model.name, old, new, exact=exact, threads=threads, notes=notes)
+        yield compare_versions(
+            model.name,
+            old,
+            new,
+            exact=exact or watch is not None,
+            threads=threads,
+            notes=notes,
+            watch=watch,
+        )
 
 
 def _pairs(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from git_theta.commands import plain_data
-from git_theta.commands.comparing import Measured, measure
+from git_theta.commands.comparing import Measured, Watch, measure
 from git_theta.commands.versions import Version
 from git_theta.core.changes import KINDS
 
@@ -92,7 +92,7 @@ class ModelDiff:
             "new": None if self.new is None else self.new.to_dict(),
             "same": self.same,
             "counts": self.counts(),
-            "relative_l2": None if relative is None else _number(relative[0]),
+            "relative_l2": None if relative is None else number(relative[0]),
             "tensors": [_row(row) for row in self.rows],
             "text": list(self.text),
             "notes": list(self.notes),
@@ -111,7 +111,7 @@ def _row(row: Measured) -> dict[str, Any]:
         "kinds": list(row.kinds),
         "stored": row.stored,
         "metrics": {
-            name: {"value": _number(value.value), "error": _number(value.error)}
+            name: {"value": number(value.value), "error": number(value.error)}
             for name, value in row.values.items()
         },
     }
@@ -128,14 +128,14 @@ def _tensor(tensor: Any) -> dict[str, Any] | None:
     }
 
 
-def _number(value: Any) -> Any:
-    """JSON has no infinity."""
+def number(value: Any) -> Any:
+    """A number for JSON, which has no infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def compare_versions(
+def compare_versions(  # noqa: PLR0913
     path: str,
     old: Version | None,
     new: Version | None,
@@ -143,10 +143,11 @@ def compare_versions(
     exact: bool = False,
     threads: int = 2,
     notes: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> ModelDiff:
     """Compare two versions of one model."""
     before, after = old or Version([]), new or Version([])
-    rows, same = measure(before, after, exact=exact, threads=threads)
+    rows, same = measure(before, after, exact=exact, threads=threads, watch=watch)
     text = plain_data.compare(before, after) if old and new else []
     return ModelDiff(
         path=path,

@@ -150,6 +150,16 @@ def what_text(row: Measured) -> str:
 # --- the whole -----------------------------------------------------------------------------------
 
 
+def title(diff: ModelDiff) -> str:
+    """The path of a model, or both where it moved."""
+    old = diff.old.paths if diff.old else ()
+    new = diff.new.paths if diff.new else ()
+    if old and new and set(old) != set(new):
+        names = [paths[0] if len(paths) == 1 else f"{paths[0]} ..." for paths in (old, new)]
+        return printable(f"{names[0]} -> {names[1]}")
+    return printable(diff.path)
+
+
 def summary_lines(diff: ModelDiff) -> Iterator[str]:
     """What changed at large."""
     if diff.old is None or diff.new is None:

@@ -6,16 +6,18 @@ A history has thousands of manifests that differ in a few lines each; only those
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from git_theta.core.changes import ADDED, CAST, CHANGED, REMOVED, RESHAPED
-from git_theta.core.manifest import is_manifest
+from git_theta.core.manifest import PREFIX, Place, is_manifest
 from git_theta.errors import ManifestError
 
 _OBJECTS, _TENSORS = b'\n"objects": {\n', b'\n},\n"tensors": {\n'
 _SEGMENTS, _EMPTY = b'\n},\n"segments": {', b'\n"tensors": {\n}'
+_PLACE = re.compile(r"([0-9a-f]{16}):([0-9]{1,16})\+([0-9]{1,16})")
 _RECIPE = b'\n"recipe": {'
 
 
@@ -36,14 +38,19 @@ class Identity:
     shape: tuple[int, ...]
     digest: str
     view: tuple[Any, ...]
+    summaries: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one manifest did to another: tensor -> kind of change; bytes of objects it brought."""
+    """What one manifest did to another: tensor -> kind of change; bytes of objects it brought.
+
+    `summaries` are where the summaries of the changed chunks lie, before and after.
+    """
 
     changes: dict[str, str]
     stored: int
+    summaries: tuple[tuple[Place, Place], ...]
 
 
 def read_lines(text: bytes) -> Lines:
@@ -87,7 +94,9 @@ def _identity(entry: dict[str, Any]) -> Identity:
     # A shared segment is named by the first digits of its digest.
     digest = str(entry.get("digest") or entry["segment"])[:16]
     view = (entry.get("offset", 0), tuple(entry.get("strides", ())))
-    return Identity(str(entry["dtype"]), tuple(entry["shape"]), digest, view)
+    chunks = entry.get("chunks", (entry,))
+    summaries = tuple(str(chunk["summary"]) for chunk in chunks if "summary" in chunk)
+    return Identity(str(entry["dtype"]), tuple(entry["shape"]), digest, view, summaries)
 
 
 def names_changed(old: Lines, new: Lines) -> set[str]:
@@ -106,7 +115,38 @@ def step(old: Lines | None, new: Lines | None) -> Step:
         if one != other:
             changes[name] = _kind(one, other)
     brought = set(new.objects if new else ()) - set(old.objects if old else ())
-    return Step(changes=changes, stored=sum(_size(line) for line in brought))
+    return Step(
+        changes=changes,
+        stored=sum(_size(line) for line in brought),
+        summaries=_summaries(old, new, before, after) if old and new else (),
+    )
+
+
+def _summaries(
+    old: Lines, new: Lines, before: dict[str, Identity], after: dict[str, Identity]
+) -> tuple[tuple[Place, Place], ...]:
+    """Where to find what tells how far the tensors moved that both sides have."""
+    found: list[tuple[Place, Place]] = []
+    oids = {_oid(line)[:PREFIX]: _oid(line) for line in old.objects | new.objects}
+    for name, one in before.items():
+        other = after.get(name)
+        if other is None or one == other or len(one.summaries) != len(other.summaries):
+            continue
+        for place, there in zip(one.summaries, other.summaries, strict=True):
+            ends = _place(place, oids), _place(there, oids)
+            if place != there and ends[0] is not None and ends[1] is not None:
+                found.append((ends[0], ends[1]))
+    return tuple(found)
+
+
+def _oid(line: bytes) -> str:
+    return line[1 : line.find(b'"', 1)].decode()
+
+
+def _place(text: str, oids: dict[str, str]) -> Place | None:
+    match = _PLACE.fullmatch(text)
+    oid = oids.get(match[1]) if match else None
+    return Place(oid, int(match[2]), int(match[3])) if match and oid else None
 
 
 def _kind(old: Identity | None, new: Identity | None) -> str:
