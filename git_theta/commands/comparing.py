@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -266,6 +267,22 @@ def _read_all(
         return dict(pool.map(work, ordered))
 
 
+class _Buffers(threading.local):
+    """Two buffers for each thread: fresh memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self._held = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+
+    def take(self, side: int, size: int) -> Bytes:
+        """A buffer of this size, whose former contents are lost."""
+        if len(self._held[side]) < size:
+            self._held[side] = np.empty(size, np.uint8)
+        return self._held[side][:size]
+
+
+_buffers = _Buffers()
+
+
 def _read_one(pair: _Lined, summaries: Summaries, watch: Watch | None) -> Read:
     told = Pair(name=pair.change.name, old=pair.old, new=pair.new)
     meters = dict(_meters(told))
@@ -277,9 +294,9 @@ def _read_one(pair: _Lined, summaries: Summaries, watch: Watch | None) -> Read:
         if lately.same and lately.new is not None:
             sums.add_unchanged(lately.new)
         else:
-            before = pair.sources[0].weights(a, np.empty(a.size, np.uint8))
-            after = pair.sources[1].weights(b, np.empty(b.size, np.uint8))
-            sums.add(before, after, dtypes, start)
+            before = pair.sources[0].weights(a, _buffers.take(0, a.size))
+            after = pair.sources[1].weights(b, _buffers.take(1, b.size))
+            sums.add(before, after, dtypes, start, (lately.old, lately.new))
         start += count
     values = {name: value for name, meter in meters.items() if (value := meter.result())}
     for meter in watched:

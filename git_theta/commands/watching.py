@@ -153,7 +153,11 @@ def _largest(matrix: Floats) -> npt.NDArray[Any]:
             return np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[:_VALUES]
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         random = np.random.default_rng(0).standard_normal((least, _VALUES + _SPARE), np.float32)
-        basis = np.linalg.qr(wide @ (wide.T @ random))[0]
-        part = (basis.T @ wide).astype(np.float64)
-        squares = np.linalg.eigvalsh(part @ part.T)[::-1][:_VALUES]
-        return np.sqrt(np.maximum(squares, 0))
+        seen = (wide @ (wide.T @ random)).astype(np.float64)
+        # Orthogonal by its Gram matrix: only small matrices are ever taken apart.
+        squares, turn = np.linalg.eigh(seen.T @ seen)
+        kept = squares > 1e-12 * squares[-1]
+        basis = seen @ (turn[:, kept] / np.sqrt(squares[kept]))
+        part = (basis.astype(np.float32).T @ wide).astype(np.float64)
+        found = np.linalg.eigvalsh(part @ part.T)[::-1][:_VALUES]
+        return np.sqrt(np.maximum(found, 0))

@@ -122,8 +122,20 @@ class Sums:
     old_infinities: int = 0
     new_infinities: int = 0
 
-    def add(self, old: Bytes, new: Bytes, dtypes: tuple[str, str], start: int) -> None:
-        """Add a run of elements; `start` is the index of the first in its tensor."""
+    def add(
+        self,
+        old: Bytes,
+        new: Bytes,
+        dtypes: tuple[str, str],
+        start: int,
+        known: tuple[Summary | None, Summary | None] = (None, None),
+    ) -> None:
+        """Add a run of elements; `start` is the index of the first in its tensor.
+
+        What the summaries of both sides know is not computed again.
+        """
+        before, after = known
+        told = before is not None and after is not None
         widths = [DTYPES[dtype].bits // 8 for dtype in dtypes]
         total = len(old) // widths[0]
         wide = any(dtype in _WIDE for dtype in dtypes)
@@ -135,22 +147,21 @@ class Sums:
             )
             differing = _differing(a, b, widths[0]) if dtypes[0] == dtypes[1] else -1
             if differing:
-                before, after = numbers(a, dtypes[0], wide=wide), numbers(b, dtypes[1], wide=wide)
-                self._compare(start + at, before, after, differing)
-            else:
-                self._unchanged(numbers(a, dtypes[0], wide=wide))
+                one, other = numbers(a, dtypes[0], wide=wide), numbers(b, dtypes[1], wide=wide)
+                self._compare(start + at, one, other, differing)
+                if not told:
+                    self._sides(_square(one), _square(other))
+            elif not told:
+                both = _square(numbers(a, dtypes[0], wide=wide))
+                self._sides(both, both)
             self.count += end - at
+        if before is not None and after is not None:
+            self._sides(_told(before), _told(after))
 
     def add_unchanged(self, summary: Summary) -> None:
         """Add a chunk that is the same on both sides, of which only the summary was read."""
         self.count += summary.count
-        square = summary.norm * summary.norm
-        self.old_square += square
-        self.new_square += square
-        self.old_nans += summary.nans
-        self.new_nans += summary.nans
-        self.old_infinities += summary.infinities
-        self.new_infinities += summary.infinities
+        self._sides(_told(summary), _told(summary))
 
     def facts(self, updates: Mapping[str, Mapping[str, Any]]) -> Facts:
         """The totals as facts."""
@@ -170,15 +181,6 @@ class Sums:
             updates=updates,
         )
 
-    def _unchanged(self, values: Numbers) -> None:
-        square, nans, infinities = _square(values)
-        self.old_square += square
-        self.new_square += square
-        self.old_nans += nans
-        self.new_nans += nans
-        self.old_infinities += infinities
-        self.new_infinities += infinities
-
     def _compare(self, start: int, old: Numbers, new: Numbers, differing: int) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             difference = np.subtract(new, old)
@@ -192,22 +194,23 @@ class Sums:
         self.square += square
         self.largest = max(self.largest, high, -low)
         self.differing += int(np.count_nonzero(difference)) if differing < 0 else differing
-        self._sides(old, new)
         self.flips += _flips(old, new)
         if self.meters:
             block = Block(start=start, old=old, new=new, difference=difference)
             for meter in self.meters:
                 meter.add(block)
 
-    def _sides(self, old: Numbers, new: Numbers) -> None:
-        square, nans, infinities = _square(old)
-        self.old_square += square
-        self.old_nans += nans
-        self.old_infinities += infinities
-        square, nans, infinities = _square(new)
-        self.new_square += square
-        self.new_nans += nans
-        self.new_infinities += infinities
+    def _sides(self, old: _Side, new: _Side) -> None:
+        self.old_square += old.square
+        self.old_nans += old.nans
+        self.old_infinities += old.infinities
+        self.new_square += new.square
+        self.new_nans += new.nans
+        self.new_infinities += new.infinities
+
+
+def _told(summary: Summary) -> _Side:
+    return _Side(summary.norm * summary.norm, summary.nans, summary.infinities)
 
 
 def _differing(old: Bytes, new: Bytes, width: int) -> int:
@@ -234,11 +237,11 @@ def _flips(old: Numbers, new: Numbers) -> int:
     """How many values changed their sign; a zero has none."""
     kind = "i4" if old.dtype == np.float32 else "i8"
     turned = np.bitwise_xor(old.view(kind), new.view(kind)) < 0
-    if not turned.any():
-        return 0
-    where = np.flatnonzero(turned)
-    with np.errstate(invalid="ignore"):
-        return int(np.count_nonzero((old[where] != 0) & (new[where] != 0)))
+    for side in (old, new):
+        zeros = side == 0
+        if zeros.any():
+            turned &= ~zeros
+    return int(np.count_nonzero(turned))
 
 
 def measurable(dtype: str) -> bool:

@@ -61,12 +61,13 @@
       activate(node, () => choose(commit));
     });
     roving(nodes, 1);
+    const half = Math.min(0.38, 20 * commits.length / width);
     const bars = (key, label, format, fill) => {
       const values = commits.filter((commit) => commit[key]);
       const chart = Plot.plot({
         ...common, height: 130, marginTop: 22, marginBottom: 14,
         y: { label, grid: true, ticks: 4, tickFormat: format, domain: [0, d3.max(values, (commit) => commit[key]) || 1] },
-        marks: [Plot.rectY(values, { x1: (commit) => commit.index - 0.38, x2: (commit) => commit.index + 0.38, y: key, fill, title: (commit) => `${commit.short}: ${format(commit[key])}` }), Plot.ruleY([0])],
+        marks: [Plot.rectY(values, { x1: (commit) => commit.index - half, x2: (commit) => commit.index + half, y: key, fill, title: (commit) => `${commit.short}: ${format(commit[key])}` }), Plot.ruleY([0])],
         ariaLabel: label,
       });
       chart.setAttribute("role", "img");
