@@ -7,6 +7,7 @@ store is not written to.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ _NOTHING = "/dev/null"
 def run(words: Sequence[str]) -> int:
     """Show what changed in one file, with the words that Git gives to a diff driver."""
     write_anything()
+    gc.disable()  # a hundred thousand records, none of which is garbage before the end
     if len(words) < 7:
         say(f"* Unmerged path {printable(words[0] if words else '')}")
         return 0

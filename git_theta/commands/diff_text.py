@@ -17,7 +17,6 @@ from git_theta.core.metric import WEIGHTS, Value
 
 _MARKS = {ADDED: "+", REMOVED: "-", RESHAPED: "#", CAST: "%", PERMUTED: "=", CHANGED: "~"}
 _ORDER = (REMOVED, ADDED, RESHAPED, CAST, PERMUTED, CHANGED)
-_NEAR = 2.0
 _WIDEST = 64
 
 
@@ -40,7 +39,7 @@ def groups(rows: Iterable[Measured]) -> list[Group]:
     for row in rows:
         found[module_of(row.change.name)].append(row)
     made = [
-        Group(name, tuple(sorted(fold(members, _name, _alike, _near), key=_first_of)))
+        Group(name, tuple(sorted(fold(members, _name, _alike, _size), key=_first_of)))
         for name, members in found.items()
     ]
     return sorted(made, key=lambda group: (_first_of(group.rows[0]), group.name))
@@ -68,15 +67,12 @@ def _alike(row: Measured) -> Hashable:
     )
     odd = tuple((n, row.values[n].value) for n in ("rank", "nans", "infinities") if n in row.values)
     exact = row.facts is not None and row.facts.exact
-    return (row.what, row.sure, shapes, row.kinds, odd, exact, frozenset(row.values))
+    known = row.relative is not None
+    return (row.what, row.sure, known, shapes, row.kinds, odd, exact, frozenset(row.values))
 
 
-def _near(rows: Sequence[Measured]) -> bool:
-    """Whether tensors moved about equally far."""
-    known = [row.relative for row in rows if row.relative is not None]
-    if not known:
-        return True
-    return len(known) == len(rows) and max(known) <= _NEAR * min(known)
+def _size(row: Measured) -> float | None:
+    return row.relative
 
 
 # --- single cells --------------------------------------------------------------------------------

@@ -112,7 +112,6 @@ def tensor_lines(entry: LogEntry, *, most: int = _SHOWN) -> Iterator[str]:
             [name for name, kind in entry.changes.items() if kind == what],
             lambda name: name,
             lambda _: 0,
-            lambda _: True,
         )
     ]
     for what, folded in lines[:most]:

@@ -121,7 +121,6 @@ def _below(node: _Node, indent: str) -> Iterator[str]:
         sorted(node.below.values(), key=lambda child: _natural(child.name)),
         lambda child: child.name,
         _Node.alike,
-        lambda _: True,
     )
     for folded in children:
         first, name = folded.items[0], printable(folded.name)

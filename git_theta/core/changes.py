@@ -45,12 +45,21 @@ class Changes:
 def compare(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Changes:
     """Compare two versions of a model tensor by tensor."""
     found = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if before is not None and after is not None and before.same_as(after):
-            continue
-        found.append(Change(name=name, what=_what(before, after), old=before, new=after))
+    for name, before in old.items():
+        after = new.get(name)
+        if after is None or not before.same_as(after):
+            found.append(Change(name=name, what=_what(before, after), old=before, new=after))
+    found += [
+        Change(name=name, what=ADDED, old=None, new=after)
+        for name, after in new.items()
+        if name not in old
+    ]
+    found.sort(key=_name)
     return Changes(changes=tuple(found), same=len(old.keys() | new.keys()) - len(found))
+
+
+def _name(change: Change) -> str:
+    return change.name
 
 
 def _what(old: Tensor | None, new: Tensor | None) -> str:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}\Z")
+_NEAR = 2.0
 _CUT = re.compile(r"([./])")
 
 
@@ -30,6 +31,8 @@ class _Entry(Generic[Item]):
     parts: tuple[str, ...]
     numbered: tuple[bool, ...]
     items: tuple[Item, ...]
+    low: float
+    high: float
 
 
 def module_of(name: str) -> str:
@@ -58,20 +61,21 @@ def fold(
     items: Iterable[Item],
     name: Callable[[Item], str],
     alike: Callable[[Item], Hashable],
-    near: Callable[[Sequence[Item]], bool],
+    size: Callable[[Item], float | None] = lambda _: None,
 ) -> list[Folded[Item]]:
     """Join the names of numbered blocks.
 
-    Two items can be joined where `alike` gives the same for both; `near` may refuse a set of
-    items that could.
+    Items can be joined where `alike` gives the same for all, and the largest `size` is at most
+    twice the smallest.
     """
     entries = []
     for item in items:
         parts = tuple(_CUT.split(name(item)))
-        entries.append(_Entry(parts, tuple(map(_is_number, parts)), (item,)))
+        numbered = tuple(map(_is_number, parts))
+        entries.append(_Entry(parts, numbered, (item,), *_ends(size(item))))
     deepest = max((len(entry.parts) for entry in entries), default=0)
     for place in range(deepest - 1, -1, -1):
-        entries = _fold_at(entries, place, alike, near)
+        entries = _fold_at(entries, place, alike)
     return [Folded("".join(entry.parts), entry.items) for entry in entries]
 
 
@@ -83,7 +87,6 @@ def _fold_at(
     entries: list[_Entry[Item]],
     place: int,
     alike: Callable[[Item], Hashable],
-    near: Callable[[Sequence[Item]], bool],
 ) -> list[_Entry[Item]]:
     """Join entries that differ in the number at one place of their names."""
     groups: dict[Hashable, list[_Entry[Item]]] = {}
@@ -95,20 +98,19 @@ def _fold_at(
         groups.setdefault(key, []).append(entry)
     found: list[_Entry[Item]] = []
     for group in groups.values():
-        found += group if len(group) == 1 else _joined(group, place, near)
+        found += group if len(group) == 1 else _joined(group, place)
     return found
 
 
-def _joined(
-    group: list[_Entry[Item]], place: int, near: Callable[[Sequence[Item]], bool]
-) -> list[_Entry[Item]]:
+def _joined(group: list[_Entry[Item]], place: int) -> list[_Entry[Item]]:
     found: list[_Entry[Item]] = []
     run: list[_Entry[Item]] = []
+    low = high = 0.0
     for entry in sorted(group, key=lambda entry: int(entry.parts[place])):
-        items = [item for other in (*run, entry) for item in other.items]
-        if run and not near(items):
+        if run and max(high, entry.high) > _NEAR * min(low, entry.low):
             found.append(_one(run, place))
             run = []
+        low, high = (min(low, entry.low), max(high, entry.high)) if run else (entry.low, entry.high)
         run.append(entry)
     return [*found, _one(run, place)]
 
@@ -120,7 +122,14 @@ def _one(run: list[_Entry[Item]], place: int) -> _Entry[Item]:
     text = _ranges([int(entry.parts[place]) for entry in run])
     parts = (*first.parts[:place], text, *first.parts[place + 1 :])
     numbered = (*first.numbered[:place], False, *first.numbered[place + 1 :])
-    return _Entry(parts, numbered, tuple(item for entry in run for item in entry.items))
+    items = tuple(item for entry in run for item in entry.items)
+    low, high = min(entry.low for entry in run), max(entry.high for entry in run)
+    return _Entry(parts, numbered, items, low, high)
+
+
+def _ends(size: float | None) -> tuple[float, float]:
+    """The smallest and the largest size of one item; an unknown one is like any other."""
+    return (1.0, 1.0) if size is None else (size, size)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

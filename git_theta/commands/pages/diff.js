@@ -25,7 +25,7 @@
   function open(index) {
     model = data.models[index];
     rows = model.tensors;
-    chosen = rows.find((row) => row.histogram) || rows.find((row) => value(row, "relative_l2") !== null) || rows[0] || null;
+    chosen = rows.find((row) => row.singular) || rows.find((row) => row.histogram) || rows.find((row) => value(row, "relative_l2") !== null) || rows[0] || null;
     $("title").textContent = model.title;
     $("range").textContent = data.told;
     $("foot").textContent = `Written by git-theta ${data.version}. ` + (rows.some((row) => Object.values(row.metrics).some((m) => m.error)) ? "≈ marks estimates from the stored summaries, with a standard deviation of about 9 %." : "All figures are computed from the weights.");
