@@ -33,19 +33,12 @@ class LowRankUpdate:
 
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
-        if change is None or base is None:
-            return None
-        promise = recovery.probe(change)
-        if promise is None:
-            return None
-        plain = residual.Sample(new.data, base, change.kind.word).planes()
-        return max(plain - promise.bits * change.matrix.count / 8, 0.0)
+        promise = change and recovery.probe(change)
+        return None if promise is None else promise.size
 
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         change = _change(new, base)
-        if change is None or base is None:
-            return None
-        promise = recovery.probe(change)
+        promise = None if change is None else recovery.probe(change)
         found = promise and recovery.recover(change, promise.rank)
         if not found:
             return None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from git_theta.core.chain import Bytes
 from git_theta.core.planes import WORDS, Words
-from git_theta.updates import rounding
+from git_theta.updates import residual, rounding
 from git_theta.updates.matrix import Matrix
 from git_theta.updates.rounding import Float
 
@@ -23,6 +23,9 @@ _LEAST_LINES = 24
 _HELD_OUT = 32
 _SPARE_RANKS = 8
 _FACTOR_BITS = 24
+_SMALL, _LARGE = 120, 160
+_NOTHING = 1e-14
+_WORTH = 0.9
 
 Doubles = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -51,6 +54,14 @@ class Change:
         if not np.isfinite(found).all():
             np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return found
+
+    def plus(self, at: Places, change: Doubles) -> Words:
+        """The words of the base at some places, changed and rounded."""
+        base = self.base[at]
+        out = np.empty(len(base), base.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding.narrowed(rounding.widened(base, self.kind) + change, base, self.kind, out)
+        return out
 
     def blocks(self) -> Iterator[tuple[slice, Doubles]]:
         """The whole rows, a few at a time: their places among the whole rows, and values."""
@@ -85,10 +96,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a probe found: a rank, and how many bits a number it takes off the differences."""
+    """What a probe found: a rank, and about how many bytes factors and differences take."""
 
     rank: int
-    bits: float
+    size: float
 
 
 def probe(change: Change) -> Promise | None:
@@ -99,7 +110,7 @@ def probe(change: Change) -> Promise | None:
     decomposition of its own, but never foretells what was held out.
     """
     rows, columns = change.rows, change.matrix.columns
-    side = min(rows, columns, 160 if rows * columns >= 1 << 20 else 128) - _HELD_OUT
+    side = min(rows, columns, _LARGE if rows * columns >= 1 << 20 else _SMALL) - _HELD_OUT
     if side < _LEAST_LINES:
         return None
     rng = np.random.default_rng(0)
@@ -107,30 +118,39 @@ def probe(change: Change) -> Promise | None:
         rng.choice(rows, side + _HELD_OUT, replace=False),
         rng.choice(columns, side + _HELD_OUT, replace=False),
     )
-    found = change.values(at)
+    found, held = change.values(at), at[side:, side:].ravel()
     left, sizes, right = np.linalg.svd(found[:side, :side])
-    target = found[side:, side:]
     steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
-    return _best_rank(target, steps, sizes, change.matrix)
+    rank, near = _best_rank(found[side:, side:], steps, sizes, change.matrix)
+    if not rank:
+        return None
+    bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
+    if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
+        return None
+    return Promise(rank, change.matrix.count * bits / 8 + _price(change.matrix, rank) / 8)
+
+
+def _price(matrix: Matrix, rank: int) -> float:
+    """About how many bits the factors of a rank take."""
+    return float(rank * (matrix.rows + matrix.columns) * _FACTOR_BITS)
 
 
 def _best_rank(
     target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, matrix: Matrix
-) -> Promise | None:
-    """The rank that saves most, counting what its factors take."""
-    energy = float(np.vdot(target, target))
-    lines = (matrix.rows + matrix.columns) * _FACTOR_BITS / matrix.count
-    rest, best = target.copy(), Promise(0, 0.0)
-    for rank in range(1, len(sizes) - _SPARE_RANKS):
-        size = sizes[rank - 1]
-        if not size > 1e-14 * sizes[0]:
+) -> tuple[int, Doubles]:
+    """The rank that saves most, counting what its factors take, and what it foretells."""
+    energy, rest = float(np.vdot(target, target)), target.copy()
+    best, rank, saved = np.zeros_like(target), 0, 0.0
+    for tried in range(1, len(sizes) - _SPARE_RANKS):
+        size = sizes[tried - 1]
+        if not size > _NOTHING * sizes[0]:
             break
-        rest -= np.outer(steps[0][:, rank - 1] / size, steps[1][rank - 1])
-        left = max(float(np.vdot(rest, rest)), 1e-30 * energy)
-        saved = 0.5 * math.log2(energy / left) - rank * lines
-        if saved > best.bits:
-            best = Promise(rank, saved)
-    return best if best.rank else None
+        rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
+        left = max(float(np.vdot(rest, rest)), _NOTHING**2 * energy)
+        gain = 0.5 * matrix.count * math.log2(energy / left) - _price(matrix, tried)
+        if gain > saved:
+            best, rank, saved = target - rest, tried, gain
+    return rank, best
 
 
 def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
@@ -151,14 +171,13 @@ def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
 
 
 def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
-    """How many ranks take more off the differences than their factors add."""
-    price = (matrix.rows + matrix.columns) * _FACTOR_BITS / 2
-    rest = energy
-    for rank, square in enumerate(float(size) ** 2 for size in sizes):
-        rest = max(rest - square, 1e-30 * energy)
-        if not square or 0.5 * matrix.count * math.log2(1 + square / rest) < price:
-            return rank
-    return len(sizes)
+    """The number of ranks with which factors and differences together are smallest."""
+    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING**2 * energy)
+    ranks = np.arange(1, len(sizes) + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = 0.5 * matrix.count * np.log2(energy / rest) - _price(matrix, 1) * ranks
+    best = int(np.argmax(gains))
+    return best + 1 if gains[best] > 0 else 0
 
 
 def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
