@@ -15,6 +15,7 @@ from git_theta.core.planes import BLOCK, WORDS, Grain
 from git_theta.errors import CorruptError
 from git_theta.updates import factors, recovery, residual, rounding
 from git_theta.updates.factors import Thin
+from git_theta.updates.library import one_thread
 from git_theta.updates.matrix import Matrix, matrix_of, read_matrix
 from git_theta.updates.recovery import Change
 from git_theta.updates.rounding import Float
@@ -32,11 +33,13 @@ class LowRankUpdate:
     name: ClassVar[str] = "low-rank"
     needs_base: ClassVar[bool] = True
 
+    @one_thread()
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
         promise = None if change is None else recovery.probe(change)
         return None if promise is None else promise.size
 
+    @one_thread()
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         change = _change(new, base)
         promise = None if change is None else recovery.probe(change)
@@ -50,6 +53,7 @@ class LowRankUpdate:
         thin = factors.quantised(left, bits), factors.quantised(found.right.T, bits)
         return _encode(new, base, _Model(change.matrix, change.kind, *thin))
 
+    @one_thread()
     def encode_with(self, new: Slice, base: Bytes, left: Factor, right: Factor) -> Encoded | None:
         """Encode with known factors: the change is about `left @ right`.
 
@@ -62,6 +66,7 @@ class LowRankUpdate:
             return None
         return _encode(new, base, model)
 
+    @one_thread()
     def apply(self, base: Slice, left: Factor, right: Factor) -> Bytes | None:
         """The chunk that `encode_with` stores for these factors with nothing left over.
 
@@ -75,6 +80,7 @@ class LowRankUpdate:
         model.predict(base.data, out)
         return out
 
+    @one_thread()
     def decode(
         self, header: Header, frames: Iterator[memoryview], base: Bytes | None, out: Bytes
     ) -> None:
