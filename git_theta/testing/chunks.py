@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
@@ -78,7 +80,7 @@ def _strew(rng: np.random.Generator, words: npt.NDArray[np.unsignedinteger]) -> 
 
 def _changed(rng: np.random.Generator, dtype: str, base: Bytes, kind: str, columns: int) -> Bytes:
     """The bytes of a later version of a base."""
-    words = base.copy().view(WORDS[grain(dtype).word or 1])
+    words: npt.NDArray[Any] = base.copy().view(WORDS[grain(dtype).word or 1])
     if kind in ("few", "some"):
         at = rng.random(len(words)) < (0.01 if kind == "few" else 0.4)
         words[at] += rng.integers(1, 100, int(at.sum())).astype(words.dtype)

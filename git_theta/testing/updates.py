@@ -111,7 +111,8 @@ class UpdateContract:
             header, parts = unpack(self._record(new, base) or b"")
             frames = [bytes(part) for part in parts]
             for value in _HOSTILE:
-                lies = [replace(header, extra={**header.extra, key: value}) for key in header.extra]
+                keys = [*header.extra, "unknown"]
+                lies = [replace(header, extra={**header.extra, key: value}) for key in keys]
                 if type(value) is int and 0 <= value < 1 << 27:
                     lies += [replace(header, block=value), replace(header, word=value % 9)]
                 for lie in lies:

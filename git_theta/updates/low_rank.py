@@ -86,6 +86,7 @@ class LowRankUpdate:
     ) -> None:
         if base is None or len(base) != len(out) or header.block != BLOCK:
             raise CorruptError("a stored low-rank update lacks its base")
+        residual.refuse_unknown(header.extra, "tcsr")
         model = _Model.read(header.extra, frames, len(out))
         model.predict(base, out)
         residual.decode(header.extra, frames, out, out, model.kind.word)
