@@ -29,7 +29,8 @@ _GAPS_BELOW = 0.12
 _GAPS_AT_MOST = 0.25
 _SPARSE_BELOW = 0.9
 _TILE = 64 << 10
-_ENOUGH = 256
+_LEAST = 16
+_FEW = 256
 _NEARLY_NOTHING = 1 / 256
 
 Extra = dict[str, Any]
@@ -127,18 +128,13 @@ class Sample:
         """About how many bytes the changed words and their places take; None for too many."""
         if self.density > _SPARSE_BELOW:
             return None
-        word = self.folded.dtype.itemsize
-        count = self.density * self.total
-        if len(self.changed) < _ENOUGH:
-            return count * (word + 2) + 16 + self.total * word * 1e-5
+        if not len(self.changed):
+            return _LEAST + self.total * 1e-5
         values = sum(planes.plane_sizes(self.folded[self.changed])) / len(self.changed)
-        return count * (values + self._place())
-
-    def _place(self) -> float:
-        """About how many bytes the place of one changed word takes."""
-        gaps = _gaps(self.changed, -1)
-        coded = sum(planes.plane_sizes(gaps)) / len(gaps)
-        return min(_entropy(self.density) / self.density / 8, coded)
+        places = sum(planes.plane_sizes(_gaps(self.changed, -1))) / len(self.changed)
+        if len(self.folded) < self.total:
+            places = min(places, _entropy(self.density) / self.density / 8)
+        return self.density * self.total * (values + places)
 
 
 def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:
@@ -182,7 +178,7 @@ def _encode_gaps(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[b
         found = np.flatnonzero(changed)
         places.append(found + start)
         count += len(found)
-        if count > _GAPS_AT_MOST * len(words) and count > _ENOUGH:
+        if count > _GAPS_AT_MOST * len(words) and count > _FEW:
             return None
     frames: list[bytes] = []
     at, before = np.concatenate(places), -1
