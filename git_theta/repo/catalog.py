@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,13 @@ class Catalog:
                 return KnownFile(zlib.decompress(packed), written)
         return None
 
+    def manifests(self, limit: int = 64) -> Iterator[bytes]:
+        """Manifests that were written or restored here, the latest first."""
+        rows = self._rows("SELECT manifest FROM files ORDER BY written DESC LIMIT ?", (limit,))
+        for (packed,) in rows:
+            with suppress(zlib.error):
+                yield zlib.decompress(packed)
+
     def keep_manifest(self, digest: str, text: bytes, *, replace: bool = False) -> None:
         """Remember a manifest; the first one stays unless `replace` is true."""
         verb = "REPLACE" if replace else "IGNORE"
@@ -67,7 +74,7 @@ class Catalog:
         self._write(f"INSERT OR {verb} INTO files VALUES (?, ?, ?)", [row])  # noqa: S608
 
     def proven(self, digest: str) -> list[Chunk]:
-        """Records of a chunk that this repository wrote or has decoded."""
+        """Records of a chunk that this repository wrote or has decoded, sealed."""
         if self._is_bare():
             return []
         rows = self._rows(
@@ -85,7 +92,7 @@ class Catalog:
         return self._bare
 
     def keep_proven(self, chunks: Iterable[Chunk]) -> None:
-        """Remember records that were written or decoded here."""
+        """Remember records that were written or decoded here, `sealed` with their chains."""
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
         self._bare = None
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
