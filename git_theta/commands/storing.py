@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from git_theta import registry
+from git_theta.commands.scan_policy import look_at
 from git_theta.commands.session import Session, say
 from git_theta.core.chain import Slice
 from git_theta.core.checkpoint import proofs
@@ -127,6 +128,7 @@ class Storing:
                 summaries.abandon()
                 return answer
             session.ensure_hooks(storing=True)
+            look_at(session, self.path, cleaner.size)
             if feed.truncated:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
