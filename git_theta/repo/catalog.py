@@ -11,11 +11,7 @@ import sqlite3
 import threading
 import time
 import zlib
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Iterator
-=======
 from collections.abc import Callable, Collection, Iterable, Iterator
->>>>>>> main
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path

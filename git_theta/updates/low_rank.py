@@ -27,9 +27,7 @@ class LowRankUpdate:
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         return None
 
-    def encode_with(
-        self, new: Slice, base: Bytes, left: Factor, right: Factor
-    ) -> Encoded | None:
+    def encode_with(self, new: Slice, base: Bytes, left: Factor, right: Factor) -> Encoded | None:
         """Encode with known factors: the change is about `left @ right`.
 
         `left` has a line for each row of the tensor that the chunk touches, the first and the last
