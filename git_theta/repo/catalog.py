@@ -61,13 +61,6 @@ class Catalog:
                 return KnownFile(digest, zlib.decompress(packed), written)
         return None
 
-    def manifests(self, limit: int = 64) -> Iterator[bytes]:
-        """Manifests that were written or restored here, the latest first."""
-        rows = self._rows("SELECT manifest FROM files ORDER BY written DESC LIMIT ?", (limit,))
-        for (packed,) in rows:
-            with suppress(zlib.error):
-                yield zlib.decompress(packed)
-
     def keep_manifest(self, digest: str, text: bytes, *, replace: bool = False) -> None:
         """Remember a manifest; the first one stays unless `replace` is true."""
         verb = "REPLACE" if replace else "IGNORE"

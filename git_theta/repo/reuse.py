@@ -8,6 +8,7 @@ and its objects are still here with the right size.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 
 MAX_MANIFEST = 256 << 20
+_LATEST = 64
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
 
@@ -182,13 +184,17 @@ class Reuse:
     def _add_all(self) -> list[Manifest]:
         if self._others is None:
             self._others = []
-            texts = self._candidates.of_all_paths()
-            for text in itertools.chain(texts, self._catalog.manifests() if self.anywhere else ()):
+            for text in itertools.chain(self._candidates.of_all_paths(), self._once_written()):
                 with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
                     manifest = parse(text)
                     self._add(manifest)
                     self._others.append(manifest)
         return self._others
+
+    def _once_written(self) -> list[bytes]:
+        """The latest manifests of the catalog, where all of the repository may be used."""
+        known = self._catalog.manifests() if self.anywhere else iter(())
+        return [k.manifest for k in heapq.nlargest(_LATEST, known, key=lambda k: k.written)]
 
     def _earn(self, chunk: Chunk) -> Chunk | None:
         try:
