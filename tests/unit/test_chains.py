@@ -93,7 +93,8 @@ SHAPE = st.one_of(
 
 @st.composite
 def tensor(draw: st.DrawFn, like: tuple[str, tuple[int, ...], bytes] | None = None) -> Any:
-    dtype, shape = draw(DTYPE), draw(SHAPE)
+    dtype = draw(DTYPE)
+    shape: tuple[int, ...] = draw(SHAPE)
     if like is not None and draw(st.booleans()):
         dtype = like[0]
     if like is not None and draw(st.booleans()):
