@@ -13,94 +13,70 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.chain import Bytes, Slice
+from git_theta.core.chain import Bytes
 from git_theta.core.planes import WORDS, Words
-from git_theta.updates import rounding
-from git_theta.updates.rounding import FLOATS, Float
+from git_theta.updates import residual, rounding
+from git_theta.updates.matrix import Matrix
+from git_theta.updates.rounding import Float
 
-MOST_COLUMNS = 1 << 20
-_TILE = 128 << 10
 _LEAST_LINES = 24
 _HELD_OUT = 32
 _SPARE_RANKS = 8
 _FACTOR_BITS = 24
-_WORTH_TRYING = 0.9
+_SMALL, _LARGE = 120, 160
+_NOTHING = 1e-14
+_WORTH = 0.9
 
 Doubles = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """How a chunk lies in its matrix: it may begin and end within a row."""
-
-    columns: int
-    skip: int
-    count: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows the chunk touches."""
-        return -(-(self.skip + self.count) // self.columns)
-
-    def blocks(self, tile: int = _TILE) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, each of about `tile` numbers."""
-        step = max(1, tile // self.columns)
-        for first in range(0, self.rows, step):
-            yield first, min(first + step, self.rows)
-
-    def inside(self, first: int, last: int) -> tuple[int, int]:
-        """Which of the chunk's numbers lie in some rows."""
-        begin = first * self.columns - self.skip
-        return max(0, begin), min(self.count, last * self.columns - self.skip)
-
-
-def matrix_of(new: Slice) -> tuple[Matrix, Float] | None:
-    """The matrix that a chunk is of, or None where it is no matrix of floats."""
-    kind = FLOATS.get(new.dtype)
-    if kind is None or not 1 < new.columns <= MOST_COLUMNS or len(new.data) % kind.word:
-        return None
-    count = len(new.data) // kind.word
-    if not count:
-        return None
-    return Matrix(new.columns, new.start % new.columns, count), kind
+Places = npt.NDArray[np.int64]
 
 
 class Change:
     """The whole rows of the difference of two chunks, in float64, block by block."""
 
     def __init__(self, new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> None:
-        self._kind = kind
+        self.kind = kind
+        self.matrix = matrix
         self.new: Words = new.view(WORDS[kind.word])
         self.base: Words = base.view(WORDS[kind.word])
-        self.matrix = matrix
-        self.head = -(-matrix.skip // matrix.columns)
-        self.tail = (matrix.skip + matrix.count) // matrix.columns
-        self.rows = max(0, self.tail - self.head)
-        begin = self.head * matrix.columns - matrix.skip
-        self._whole = slice(begin, begin + self.rows * matrix.columns)
 
-    def values(self, at: slice | npt.NDArray[np.int64]) -> Doubles:
+    @property
+    def rows(self) -> int:
+        """How many whole rows there are."""
+        return len(self.matrix.whole)
+
+    def values(self, at: slice | Places) -> Doubles:
         """The difference of some words; 0 where it is no number."""
-        new = rounding.widened(self.new[at], self._kind)
-        base = rounding.widened(self.base[at], self._kind)
+        new = rounding.widened(self.new[at], self.kind)
+        base = rounding.widened(self.base[at], self.kind)
         with np.errstate(invalid="ignore", over="ignore"):
             found = np.subtract(new, base, dtype=np.float64)
         if not np.isfinite(found).all():
             np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return found
 
+    def plus(self, at: Places, change: Doubles) -> Words:
+        """The words of the base at some places, changed and rounded."""
+        base = self.base[at]
+        out = np.empty(len(base), base.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding.narrowed(rounding.widened(base, self.kind) + change, base, self.kind, out)
+        return out
+
     def blocks(self) -> Iterator[tuple[slice, Doubles]]:
         """The whole rows, a few at a time: their places among the whole rows, and values."""
-        columns = self.matrix.columns
-        step = max(1, _TILE // columns)
-        for first in range(0, self.rows, step):
-            last = min(first + step, self.rows)
-            at = slice(self._whole.start + first * columns, self._whole.start + last * columns)
-            yield slice(first, last), self.values(at).reshape(-1, columns)
+        whole = self.matrix.whole
+        for first, last in self.matrix.blocks(whole):
+            values = self.values(slice(*self.matrix.inside(first, last)))
+            yield (
+                slice(first - whole.start, last - whole.start),
+                values.reshape(-1, self.matrix.columns),
+            )
 
-    def places(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Places:
+    def places(self, rows: Places, columns: Places) -> Places:
         """Where the crossings of some whole rows and columns lie among the words."""
-        return self._whole.start + rows[:, np.newaxis] * self.matrix.columns + columns
+        begin = self.matrix.begin(self.matrix.whole.start)
+        return begin + rows[:, np.newaxis] * self.matrix.columns + columns
 
     def times(self, right: Doubles) -> Doubles:
         """The difference times a thin matrix."""
@@ -118,15 +94,12 @@ class Change:
         return out, energy
 
 
-Places = npt.NDArray[np.int64]
-
-
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a probe found: a rank, and how many bits a number it takes off the differences."""
+    """What a probe found: a rank, and about how many bytes factors and differences take."""
 
     rank: int
-    bits: float
+    size: float
 
 
 def probe(change: Change) -> Promise | None:
@@ -137,7 +110,7 @@ def probe(change: Change) -> Promise | None:
     decomposition of its own, but never foretells what was held out.
     """
     rows, columns = change.rows, change.matrix.columns
-    side = min(rows, columns, 160 if rows * columns >= 1 << 20 else 128) - _HELD_OUT
+    side = min(rows, columns, _LARGE if rows * columns >= 1 << 20 else _SMALL) - _HELD_OUT
     if side < _LEAST_LINES:
         return None
     rng = np.random.default_rng(0)
@@ -145,30 +118,39 @@ def probe(change: Change) -> Promise | None:
         rng.choice(rows, side + _HELD_OUT, replace=False),
         rng.choice(columns, side + _HELD_OUT, replace=False),
     )
-    found = change.values(at)
+    found, held = change.values(at), at[side:, side:].ravel()
     left, sizes, right = np.linalg.svd(found[:side, :side])
-    target = found[side:, side:]
     steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
-    return _best_rank(target, steps, sizes, change.matrix)
+    rank, near = _best_rank(found[side:, side:], steps, sizes, change.matrix)
+    if not rank:
+        return None
+    bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
+    if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
+        return None
+    return Promise(rank, change.matrix.count * bits / 8 + _price(change.matrix, rank) / 8)
+
+
+def _price(matrix: Matrix, rank: int) -> float:
+    """About how many bits the factors of a rank take."""
+    return float(rank * (matrix.rows + matrix.columns) * _FACTOR_BITS)
 
 
 def _best_rank(
     target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, matrix: Matrix
-) -> Promise | None:
-    """The rank that saves most, counting what its factors take."""
-    energy = float(np.vdot(target, target))
-    lines = (matrix.rows + matrix.columns) * _FACTOR_BITS / matrix.count
-    rest, best = target.copy(), Promise(0, 0.0)
-    for rank in range(1, len(sizes) - _SPARE_RANKS):
-        size = sizes[rank - 1]
-        if not size > 1e-14 * sizes[0]:
+) -> tuple[int, Doubles]:
+    """The rank that saves most, counting what its factors take, and what it foretells."""
+    energy, rest = float(np.vdot(target, target)), target.copy()
+    best, rank, saved = np.zeros_like(target), 0, 0.0
+    for tried in range(1, len(sizes) - _SPARE_RANKS):
+        size = sizes[tried - 1]
+        if not size > _NOTHING * sizes[0]:
             break
-        rest -= np.outer(steps[0][:, rank - 1] / size, steps[1][rank - 1])
-        left = max(float(np.vdot(rest, rest)), 1e-30 * energy)
-        saved = 0.5 * math.log2(energy / left) - rank * lines
-        if saved > best.bits:
-            best = Promise(rank, saved)
-    return best if best.rank else None
+        rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
+        left = max(float(np.vdot(rest, rest)), _NOTHING**2 * energy)
+        gain = 0.5 * matrix.count * math.log2(energy / left) - _price(matrix, tried)
+        if gain > saved:
+            best, rank, saved = target - rest, tried, gain
+    return rank, best
 
 
 def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
@@ -189,24 +171,23 @@ def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
 
 
 def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
-    """How many ranks take more off the differences than their factors add."""
-    price = (matrix.rows + matrix.columns) * _FACTOR_BITS / 2
-    rest = energy
-    for rank, square in enumerate(float(size) ** 2 for size in sizes):
-        rest = max(rest - square, 1e-30 * energy)
-        if not square or 0.5 * matrix.count * math.log2(1 + square / rest) < price:
-            return rank
-    return len(sizes)
+    """The number of ranks with which factors and differences together are smallest."""
+    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING**2 * energy)
+    ranks = np.arange(1, len(sizes) + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = 0.5 * matrix.count * np.log2(energy / rest) - _price(matrix, 1) * ranks
+    best = int(np.argmax(gains))
+    return best + 1 if gains[best] > 0 else 0
 
 
 def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
     """The left factor with lines for the rows that the chunk holds in part."""
-    matrix = change.matrix
+    matrix, whole = change.matrix, change.matrix.whole
     full = np.zeros((matrix.rows, left.shape[1]))
-    full[change.head : change.head + change.rows] = left
-    for row in {0, matrix.rows - 1} - set(range(change.head, change.tail)):
+    full[whole.start : whole.stop] = left
+    for row in {0, matrix.rows - 1} - set(whole):
         begin, end = matrix.inside(row, row + 1)
-        column = (matrix.skip + begin) % matrix.columns
+        column = begin - matrix.begin(row)
         part = right[:, column : column + end - begin]
         full[row] = np.linalg.lstsq(part.T, change.values(slice(begin, end)), rcond=None)[0]
     return full

@@ -30,6 +30,7 @@ _GAPS_AT_MOST = 0.25
 _SPARSE_BELOW = 0.9
 _TILE = 64 << 10
 _ENOUGH = 256
+_NEARLY_NOTHING = 1 / 256
 
 Extra = dict[str, Any]
 Places = npt.NDArray[np.int64]
@@ -81,6 +82,23 @@ def unfold(folded: Words, reference: Words, out: Words) -> None:
         np.add(part, reference[start : start + _TILE], out=out[start : start + _TILE])
 
 
+def bits(new: Words, near: Words) -> float:
+    """About how many bits a word the differences of a few words take."""
+    folded = fold(new, near, np.empty_like(new))
+    changed = folded[folded != 0]
+    share = len(changed) / len(folded)
+    if not share:
+        return _NEARLY_NOTHING
+    size = share * float(np.log2(changed.astype(np.float64)).mean() + 1)
+    return _entropy(share) + size
+
+
+def _entropy(share: float) -> float:
+    if not 0 < share < 1:
+        return 0.0
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)
+
+
 class Sample:
     """Folded differences of up to 64 Ki words from all over a chunk, and what they foretell."""
 
@@ -118,10 +136,9 @@ class Sample:
 
     def _place(self) -> float:
         """About how many bytes the place of one changed word takes."""
-        share = self.density
-        bits = -math.log2(share) - (1 - share) / share * math.log2(1 - share) if share < 1 else 0
         gaps = _gaps(self.changed, -1)
-        return min(bits / 8, sum(planes.plane_sizes(gaps)) / len(gaps))
+        coded = sum(planes.plane_sizes(gaps)) / len(gaps)
+        return min(_entropy(self.density) / self.density / 8, coded)
 
 
 def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:
