@@ -80,6 +80,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "bytes": segment.size,
         "stored": stored(segment.chunks),
         "kinds": sorted({chunk.kind for chunk in segment.chunks}),
+        "lossy": any(chunk.lossy for chunk in segment.chunks),
     }
 
 
@@ -98,7 +99,7 @@ def _print(path: str, report: dict[str, Any]) -> None:
             size_text(tensor["bytes"]),
             "shared" if tensor["shared"] else size_text(tensor["stored"]),
             "" if tensor["shared"] else _ratio(tensor["stored"], tensor["bytes"]),
-            "+".join(tensor["kinds"]),
+            "+".join(tensor["kinds"]) + (" (lossy)" if tensor["lossy"] else ""),
         )
         for tensor in report["tensors"]
     ]

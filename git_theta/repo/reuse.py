@@ -176,7 +176,7 @@ class Reuse:
             base = links[-1].base
         if not all(self._here(link.at.oid) for link in links):
             return None
-        bare = chunk._replace(summary=None)
+        bare = chunk._replace(summary=None, lossy=False)
         if bare not in self._catalog.proven(chunk.digest):
             try:
                 decode_chunk(chunk, self._store.read, self._updates, self._chunks)

@@ -28,6 +28,7 @@ class CountedStream:
     def __init__(self, stream: Incoming, advance: Callable[[int], None]) -> None:
         self._stream = stream
         self._advance = advance
+        self.file: FileReader | None = getattr(stream, "file", None)
 
     def head(self, size: int) -> bytes:
         """The next bytes, without consuming them."""
@@ -101,6 +102,14 @@ class FileReader:
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`."""
         return os.pread(self.handle, max(0, min(size, self.size - offset)), offset)
+
+
+class FileStream(PlainStream):
+    """A file that nobody else writes: read as a stream, and looked into as it is."""
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(handle)
+        self.file = FileReader(handle)
 
 
 class StreamDiffers(Exception):  # noqa: N818 - not an error: the caller takes another way

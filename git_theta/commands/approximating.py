@@ -1,0 +1,156 @@
+"""Weights replaced by what a small update restores: because somebody asked for just that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from git_theta.commands.rewriting import Draft
+from git_theta.commands.session import Session, say
+from git_theta.commands.sideloading import base_of, is_staged, open_model, write
+from git_theta.commands.staging import Report
+from git_theta.commands.tensors import OpenFile, StoredFile
+from git_theta.core.chain import Bytes
+from git_theta.core.edits import Edit, Kept, Product, Rebased
+from git_theta.core.fitting import why_not_editable
+from git_theta.core.layout import TensorView
+from git_theta.core.manifest import CHUNK, Manifest
+from git_theta.core.truncation import memory_needed, truncated, within
+from git_theta.core.values import Doubles, to_float
+from git_theta.errors import RefusedError, UsageError
+from git_theta.repo.streams import FileReader
+
+LOW_RANK, SPARSE = "low-rank", "sparse"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How far from the truth: at most a rank, at most a distance as a share of the norm."""
+
+    kind: str
+    rank: int | None
+    tolerance: float | None
+
+    @classmethod
+    def of(cls, update: str | None, rank: int | None, tolerance: float | None) -> Wish:
+        """Check the options.
+
+        Raises:
+            UsageError: they do not go together.
+        """
+        kind = LOW_RANK if update is None and rank is not None else update
+        if kind not in (LOW_RANK, SPARSE):
+            raise UsageError(
+                "--lossy needs --update low-rank or --update sparse",
+                hint="other updates have nothing to leave out",
+            )
+        if kind == SPARSE and rank is not None:
+            raise UsageError("--rank is for --update low-rank")
+        if rank is None and tolerance is None:
+            raise UsageError("--lossy needs --rank R or --tolerance T: how far may it go?")
+        return cls(kind, rank, tolerance)
+
+
+def approximate(session: Session, path: str, wish: Wish) -> Report:
+    """Rewrite a work-tree file to weights near its own that are a small update of what is staged.
+
+    Raises:
+        RefusedError: the file is what is staged already.
+    """
+    base = base_of(session, path)
+    if is_staged(session, path, base):
+        raise RefusedError(
+            f"{path} is staged as it is: there is nothing to approximate",
+            hint=f"git restore --staged -- {path}, if it is to be compared with HEAD",
+        )
+    with open_model(session, path) as model:
+        stored = StoredFile(session, base)
+        edits = dict(_edits(session, path, model, stored, wish))
+        return write(session, path, model, edits, measure=lambda new: _measure(model, new, edits))
+
+
+def _edits(
+    session: Session, path: str, model: OpenFile, stored: StoredFile, wish: Wish
+) -> Iterator[tuple[str, Edit]]:
+    fixed = why_not_editable(model.layout)
+    for name, view in sorted(model.views.items()):
+        old = stored.views.get(name)
+        if name in fixed or old is None or (old.dtype, old.shape) != (view.dtype, view.shape):
+            continue
+        if wish.kind == LOW_RANK and (len(view.shape) < 2 or 1 in _matrix(view)):
+            continue
+        if memory_needed(_matrix(view)) > session.settings.memory:
+            say(path, f"{name} is too large for theta.memory and stays exact")
+            continue
+        edit = _edit(session, view, model, stored, wish)
+        if edit is not None:
+            yield name, edit
+
+
+def _matrix(view: TensorView) -> tuple[int, int]:
+    rows = view.shape[0] if view.shape else 1
+    return rows, math.prod(view.shape[1:])
+
+
+def _edit(
+    session: Session, view: TensorView, model: OpenFile, stored: StoredFile, wish: Wish
+) -> Edit | None:
+    """What is done to one tensor; None where it is to stay exact."""
+    new, old = model.read(view.name), stored.read(view.name)
+    if np.array_equal(new, old):
+        return None
+    values = to_float(new, view.dtype)
+    difference = values - to_float(old, view.dtype)
+    if not np.isfinite(difference).all():
+        return None
+    room = (wish.tolerance or 0.0) * float(np.linalg.norm(values))
+    if wish.kind == SPARSE:
+        edit: Edit = Kept(_threshold(difference, room))
+    else:
+        matrix = difference.reshape(_matrix(view))
+        factors = _factors(matrix, wish, room)
+        if factors is None:
+            return None
+        edit = Product(session.plugins.updates(LOW_RANK), *factors)  # type: ignore[arg-type]
+    return Rebased(edit, lambda: stored.read(view.name))
+
+
+def _threshold(difference: Doubles, room: float) -> float:
+    """The size up to which changes may be dropped without going further than there is room."""
+    sizes = np.sort(np.abs(difference))
+    dropped = int(np.searchsorted(np.cumsum(np.square(sizes)), room**2, side="right"))
+    return float(sizes[dropped - 1]) if dropped else 0.0
+
+
+def _factors(matrix: Doubles, wish: Wish, room: float) -> tuple[Doubles, Doubles] | None:
+    most = min(matrix.shape)
+    rank = most // 2 if wish.rank is None else wish.rank
+    if rank >= most:
+        return None
+    return truncated(matrix, rank) if wish.tolerance is None else within(matrix, room, rank)
+
+
+# --- how far -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Distance:
+    """Sums over the numbers of a tensor, or of many."""
+
+    apart: float = 0.0
+    norm: float = 0.0
+    most: float = 0.0
+
+    def add(self, other: _Distance) -> None:
+        self.apart += other.apart
+        self.norm += other.norm
+        self.most = max(self.most, other.most)
+
+    def to_dict(self) -> dict[str, float]:
+        relative = math.sqrt(self.apart / self.norm) if self.norm else 0.0
+        return {"relative_l2": relative, "max": self.most}
