@@ -1,4 +1,4 @@
-"""`git theta add`: files staged, with an update of choice, or with one that lies beside the model."""
+"""`git theta add`: files staged, with an update of choice or with one from beside the model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from git_theta import registry
-from git_theta.commands.approximating import approximate
+from git_theta.commands.approximating import Wish, approximate
 from git_theta.commands.options import JSON_OPTION, standing_directory
 from git_theta.commands.progress import progress
 from git_theta.commands.selection import select
 from git_theta.commands.session import Session
 from git_theta.commands.sideloading import sideload
-from git_theta.commands.staging import Report, add_file, stage
+from git_theta.commands.staging import Report, Wanted, add_file, stage
 from git_theta.commands.terminal import count, note, printable, say_json, size_text
 from git_theta.core.choice import Choice, kinds_from
 from git_theta.errors import NotTrackedError, UsageError
@@ -100,12 +100,12 @@ def _add(session: Session, paths: Sequence[str], asked: Asked) -> list[Report]:
         source = standing_directory(session.repo) / asked.source
         return [sideload(session, chosen[0], source, asked.update, force=asked.force)]
     if asked.lossy:
-        return [approximate(session, chosen[0], asked.update, asked.rank, asked.tolerance)]
+        wish = Wish.of(asked.update, asked.rank, asked.tolerance)
+        return [approximate(session, chosen[0], wish)]
     total = sum(session.path(path).stat().st_size for path in chosen)
     with progress(total, "storing") as advance:
-        reports = [
-            add_file(session, path, advance, choice=choice, force=asked.force) for path in chosen
-        ]
+        wanted = Wanted(choice=choice, force=asked.force)
+        reports = [add_file(session, path, advance, wanted) for path in chosen]
     stage(session.repo, reports)
     return reports
 

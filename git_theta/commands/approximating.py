@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
-from git_theta.commands.rewriting import Draft
 from git_theta.commands.session import Session, say
 from git_theta.commands.sideloading import base_of, is_staged, open_model, write
 from git_theta.commands.staging import Report
 from git_theta.commands.tensors import OpenFile, StoredFile
 from git_theta.core.chain import Bytes
-from git_theta.core.edits import Edit, Kept, Product, Rebased
+from git_theta.core.edits import Edit, FactorUpdate, Kept, Product, Rebased
 from git_theta.core.fitting import why_not_editable
 from git_theta.core.layout import TensorView
-from git_theta.core.manifest import CHUNK, Manifest
+from git_theta.core.manifest import CHUNK
 from git_theta.core.truncation import memory_needed, truncated, within
 from git_theta.core.values import Doubles, to_float
 from git_theta.errors import RefusedError, UsageError
@@ -69,9 +67,8 @@ def approximate(session: Session, path: str, wish: Wish) -> Report:
             hint=f"git restore --staged -- {path}, if it is to be compared with HEAD",
         )
     with open_model(session, path) as model:
-        stored = StoredFile(session, base)
-        edits = dict(_edits(session, path, model, stored, wish))
-        return write(session, path, model, edits, measure=lambda new: _measure(model, new, edits))
+        edits = dict(_edits(session, path, model, StoredFile(session, base), wish))
+        return write(session, path, model, edits, lambda new: _measure(model, new, edits))
 
 
 def _edits(
@@ -104,20 +101,22 @@ def _edit(
     new, old = model.read(view.name), stored.read(view.name)
     if np.array_equal(new, old):
         return None
+
+    def again() -> Bytes:
+        return stored.read(view.name)
+
     values = to_float(new, view.dtype)
     difference = values - to_float(old, view.dtype)
     if not np.isfinite(difference).all():
         return None
     room = (wish.tolerance or 0.0) * float(np.linalg.norm(values))
     if wish.kind == SPARSE:
-        edit: Edit = Kept(_threshold(difference, room))
-    else:
-        matrix = difference.reshape(_matrix(view))
-        factors = _factors(matrix, wish, room)
-        if factors is None:
-            return None
-        edit = Product(session.plugins.updates(LOW_RANK), *factors)  # type: ignore[arg-type]
-    return Rebased(edit, lambda: stored.read(view.name))
+        return Kept(_threshold(difference, room), again)
+    factors = _factors(difference.reshape(_matrix(view)), wish, room)
+    if factors is None:
+        return None
+    update = cast("FactorUpdate", session.plugins.updates(LOW_RANK))
+    return Rebased(Product(update, *factors), again)
 
 
 def _threshold(difference: Doubles, room: float) -> float:
@@ -146,11 +145,37 @@ class _Distance:
     norm: float = 0.0
     most: float = 0.0
 
+    def count(self, old: Doubles, new: Doubles) -> None:
+        """Add numbers; those that were not finite stay, and are at no distance."""
+        apart = np.abs(new - old)[np.isfinite(old)]
+        self.apart += float(np.square(apart).sum())
+        self.norm += float(np.square(old[np.isfinite(old)]).sum())
+        self.most = max(self.most, float(apart.max(initial=0.0)))
+
     def add(self, other: _Distance) -> None:
+        """Add another tensor."""
         self.apart += other.apart
         self.norm += other.norm
         self.most = max(self.most, other.most)
 
     def to_dict(self) -> dict[str, float]:
+        """For a report."""
         relative = math.sqrt(self.apart / self.norm) if self.norm else 0.0
         return {"relative_l2": relative, "max": self.most}
+
+
+def _measure(
+    model: OpenFile, new: FileReader, edits: Mapping[str, Edit]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """How far each rewritten tensor is from what it was, and all of them together."""
+    whole, rows = _Distance(), []
+    for name, edit in sorted(edits.items()):
+        view, own = model.views[name], _Distance()
+        segment = model.layout.segments[view.segment]
+        for start in range(segment.offset, segment.offset + segment.size, CHUNK):
+            size = min(CHUNK, segment.offset + segment.size - start)
+            old, other = (reader.read(start, size) for reader in (model.reader, new))
+            own.count(to_float(old, view.dtype), to_float(other, view.dtype))
+        whole.add(own)
+        rows.append({"name": name, "kind": edit.kind, **own.to_dict()})
+    return rows, {"lossy": whole.to_dict()}

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "track": Entry(EVERYDAY, "track", "Keep the files that match a pattern with git-theta."),
+    "add": Entry(EVERYDAY, "add", "Stage files; say how, or with an update from beside them."),
     "untrack": Entry(EVERYDAY, "untrack", "Stop keeping the files that match a pattern."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from blake3 import blake3
 
@@ -15,11 +16,11 @@ from git_theta.commands.clean import recognise
 from git_theta.commands.progress import progress
 from git_theta.commands.rewriting import draft
 from git_theta.commands.session import Session
-from git_theta.commands.staging import Report, add_file, look, make, stage, stored_version
+from git_theta.commands.staging import Report, Wanted, add_file, look, make, stage, stored_version
 from git_theta.commands.tensors import OpenFile, open_tensors
 from git_theta.core.adapters import Adapter, read_bare, read_peft
 from git_theta.core.choice import Choice
-from git_theta.core.edits import Edit
+from git_theta.core.edits import Edit, FactorUpdate, ScaleUpdate
 from git_theta.core.fitting import Material, lay
 from git_theta.core.manifest import Manifest
 from git_theta.core.peft import MAX_CONFIG, read_config
@@ -48,7 +49,7 @@ def sideload(
         RefusedError: something does not fit, or the file is not what is staged; nothing is
             changed then.
     """
-    base_of(session, path, force=force)
+    _settle(session, path, force=force)
     with open_model(session, path) as model, open_tensors(_weights(source)) as found:
         adapter = _read(source, found)
         _check_kind(adapter, update)
@@ -59,14 +60,12 @@ def sideload(
 # --- the base ------------------------------------------------------------------------------------
 
 
-def base_of(session: Session, path: str, *, force: bool = False) -> Manifest:
-    """The version that a work-tree file has to be, with all its objects here.
-
-    With `force`, a file that is something else is staged first as it is.
+def base_of(session: Session, path: str) -> Manifest:
+    """The version of a work-tree file that updates can be of, with all its objects here.
 
     Raises:
-        NotTrackedError: there is no version of it yet.
-        RefusedError: the file differs from it.
+        NotTrackedError: there is none yet.
+        RefusedError: the file is only a manifest.
         MissingError: it is not all here.
     """
     base = stored_version(session.repo, path)
@@ -82,18 +81,27 @@ def base_of(session: Session, path: str, *, force: bool = False) -> Manifest:
             f"{len(missing)} objects of {path} are not here, which the update needs as its base",
             hint=f"git theta fetch, or git theta add --force {path}",
         )
-    if _is_staged(session, path, base):
-        return base
+    return base
+
+
+def _settle(session: Session, path: str, *, force: bool) -> None:
+    """See that a file is what is staged; with `force`, stage it first as it is.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    if is_staged(session, path, base_of(session, path)):
+        return
     if not force:
         raise RefusedError(
             f"{path} is modified: an update is of what is staged",
             hint=f"git add -- {path}, or add --force",
         )
     stage(session.repo, [add_file(session, path, lambda _: None)])
-    return base_of(session, path)
 
 
-def _is_staged(session: Session, path: str, base: Manifest) -> bool:
+def is_staged(session: Session, path: str, base: Manifest) -> bool:
+    """Whether a work-tree file is the version that a manifest stands for."""
     if not base.digest:
         return not session.repo.git("diff-files", "--name-only", "--", f":(top,literal){path}")
     file = session.path(path)
@@ -169,8 +177,8 @@ def _material(session: Session, found: OpenFile) -> Material:
         tensors=found.views,
         floats=found.floats,
         integers=found.integers,
-        low_rank=lambda: session.plugins.updates("low-rank"),  # type: ignore[return-value]
-        ia3=lambda: session.plugins.updates("ia3"),  # type: ignore[return-value]
+        low_rank=lambda: cast("FactorUpdate", session.plugins.updates("low-rank")),
+        ia3=lambda: cast("ScaleUpdate", session.plugins.updates("ia3")),
     )
 
 
@@ -184,32 +192,41 @@ def _check_kind(adapter: Adapter, update: str | None) -> None:
 
 # --- the new file --------------------------------------------------------------------------------
 
+# What a lossy update is told of the new file: a line for each tensor, and one for all.
+Measure = Callable[[FileReader], tuple[list[dict[str, Any]], dict[str, Any]]]
+
 
 def write(
     session: Session,
     path: str,
     model: OpenFile,
     edits: Mapping[str, Edit],
-    lossy: Collection[str] = (),
+    measure: Measure | None = None,
 ) -> Report:
     """Write the edited file, store and stage it as updates of the old one.
 
-    Until the new file is complete and stored, the old one stays where it is.
+    Until the new file is complete and stored, the old one stays where it is. With `measure`, the
+    tensors are marked as lossy.
     """
     target = session.path(path)
     seen = look(target)
     sizes = {view.name: model.layout.segments[view.segment].size for view in model.views.values()}
     total = 2 * model.reader.size + sum(sizes[name] for name in edits)
+    rows = [{"name": name, "kind": edit.kind} for name, edit in sorted(edits.items())]
+    told: dict[str, Any] = {}
     with (
         progress(total, f"writing {path}") as advance,
         draft(session, model, edits, advance) as new,
     ):
-        stream = CountedStream(FileStream(new.handle), advance)
+        if measure is not None:
+            rows, told = measure(FileReader(new.handle))
         choice = Choice(loaded={name: edit.encoded for name, edit in edits.items()})
-        report = make(session, path, stream, choice=choice, lossy=lossy)
+        stream = CountedStream(FileStream(new.handle), advance)
+        lossy = () if measure is None else tuple(edits)
+        report = make(session, path, stream, Wanted(choice=choice, lossy=lossy))
         if look(target) != seen:
             raise RefusedError(f"{path} changed meanwhile; it was left alone", hint="try again")
         new.place(target)
-    report = replace(report, seen=look(target))
+    report = replace(report, seen=look(target), tensors=tuple(rows), total=told)
     stage(session.repo, [report])
     return report

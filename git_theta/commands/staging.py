@@ -40,7 +40,7 @@ class Report:
     size: int
     stored: int
     kinds: dict[str, int]
-    seen: Look
+    seen: Look = ()
     tensors: tuple[dict[str, Any], ...] = ()
     total: dict[str, Any] = field(default_factory=dict)
 
@@ -63,14 +63,19 @@ def stored_version(repo: Repo, path: str) -> Manifest | None:
     return None
 
 
-def add_file(
-    session: Session,
-    path: str,
-    advance: Advance,
-    *,
-    choice: Choice | None = None,
-    force: bool = False,
-) -> Report:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How a file is to be stored: by a choice of updates, all anew, some tensors marked lossy."""
+
+    choice: Choice | None = None
+    force: bool = False
+    lossy: Collection[str] = ()
+
+
+AS_IT_IS = Wanted()
+
+
+def add_file(session: Session, path: str, advance: Advance, wanted: Wanted = AS_IT_IS) -> Report:
     """Store a work-tree file as it is, to be staged.
 
     Raises:
@@ -83,31 +88,23 @@ def add_file(
         raise NotTrackedError(f"{path} cannot be read")
     try:
         stream = CountedStream(PlainStream(handle), advance)
-        return make(session, path, stream, seen=seen, choice=choice, force=force)
+        return replace(make(session, path, stream, wanted), seen=seen)
     finally:
         os.close(handle)
 
 
-def make(
-    session: Session,
-    path: str,
-    content: Incoming,
-    *,
-    seen: Look = (),
-    choice: Choice | None = None,
-    force: bool = False,
-    lossy: Collection[str] = (),
-) -> Report:
+def make(session: Session, path: str, content: Incoming, wanted: Wanted) -> Report:
     """Store a file and give Git and the catalog its manifest; the index is left as it is.
 
-    Tensors named in `lossy` are marked, and so is every chunk that was marked before.
+    Every chunk that was marked as lossy before stays marked.
     """
+    old: Manifest | None = None
     with suppress(ThetaError):
         old = stored_version(session.repo, path)
     before = {c.at for c in old.all_chunks()} if old is not None else set()
-    text = clean(session, path, content, choice=choice, force=force)
+    text = clean(session, path, content, choice=wanted.choice, force=wanted.force)
     manifest = parse(text)
-    marked = _marked(manifest, old, lossy)
+    marked = _marked(manifest, old, wanted.lossy)
     if marked != manifest:
         manifest, text = marked, dump(marked)
         session.catalog.claim(manifest.objects, blob_id(session.repo, text))
@@ -124,7 +121,6 @@ def make(
         size=manifest.size,
         stored=sum(kinds.values()),
         kinds=kinds,
-        seen=seen,
     )
 
 

@@ -7,7 +7,8 @@ the new chunk is, so nothing but the factors has to be kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -161,3 +162,46 @@ class Added:
 
     def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:  # noqa: ARG002
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Of what changed since a base, only changes above a size are kept; `of` reads that base."""
+
+    kind: ClassVar[str] = "sparse"
+    least: float
+    of: Callable[[], Bytes]
+
+    def changed(self, base: Slice) -> Bytes:
+        old = _old(base, self.of())
+        width = DTYPES[base.dtype].bits // 8
+        apart = np.abs(to_float(base.data, base.dtype) - to_float(old, base.dtype))
+        dropped = apart <= self.least
+        new = base.data.copy().reshape(-1, width)
+        new[dropped] = old.reshape(-1, width)[dropped]
+        flat: Bytes = new.reshape(-1)
+        return flat
+
+    def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """A product is added to another base than what stands in the file; `of` reads that base."""
+
+    kind: ClassVar[str] = "low-rank"
+    product: Product
+    of: Callable[[], Bytes]
+
+    def changed(self, base: Slice) -> Bytes:
+        return self.product.changed(replace(base, data=_old(base, self.of())))
+
+    def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:
+        return self.product.encoded(new, base)
+
+
+def _old(chunk: Slice, whole: Bytes) -> Bytes:
+    """The bytes of another version of the whole tensor that a chunk stands for."""
+    start = chunk.start * DTYPES[chunk.dtype].bits // 8
+    return whole[start : start + len(chunk.data)]

@@ -13,7 +13,13 @@ _BLOCK = 1 << 20
 
 
 class Incoming(Protocol):
-    """A stream that can be looked at before it is read."""
+    """A stream that can be looked at before it is read.
+
+    `file` has the same bytes and can be looked into anywhere; None for what Git hands over.
+    """
+
+    @property
+    def file(self) -> FileReader | None: ...
 
     def head(self, size: int) -> bytes: ...
 
@@ -28,7 +34,7 @@ class CountedStream:
     def __init__(self, stream: Incoming, advance: Callable[[int], None]) -> None:
         self._stream = stream
         self._advance = advance
-        self.file: FileReader | None = getattr(stream, "file", None)
+        self.file = stream.file
 
     def head(self, size: int) -> bytes:
         """The next bytes, without consuming them."""
@@ -47,6 +53,8 @@ class CountedStream:
 
 class PlainStream:
     """A pipe or file read from where it stands."""
+
+    file: FileReader | None = None
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
