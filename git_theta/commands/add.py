@@ -17,7 +17,7 @@ from git_theta.commands.selection import select
 from git_theta.commands.session import Session
 from git_theta.commands.sideloading import sideload
 from git_theta.commands.staging import Report, Wanted, add_file, stage
-from git_theta.commands.terminal import count, note, printable, say_json, size_text
+from git_theta.commands.terminal import count, note, printable, say, say_json, say_table, size_text
 from git_theta.core.choice import Choice, kinds_from
 from git_theta.errors import NotTrackedError, UsageError
 
@@ -123,3 +123,11 @@ def _tell(report: Report) -> None:
     kinds = ", ".join(f"{kind} {size_text(size)}" for kind, size in sorted(report.kinds.items()))
     stored = f"{size_text(report.stored)} stored" + (f" ({kinds})" if kinds else "")
     note(f"{printable(report.path)}: {done}; {stored} for {size_text(report.size)}")
+    if "lossy" in report.total:
+        whole = {"name": "all of these", **report.total["lossy"]}
+        rows = [
+            (row["name"], f"{row['relative_l2']:.2e}", f"{row['max']:.2e}")
+            for row in (*report.tensors, whole)
+        ]
+        say("Distance of the new weights from those that they replace:")
+        say_table(("TENSOR", "RELATIVE L2", "LARGEST"), rows, right=(1, 2))

@@ -123,6 +123,8 @@ def _threshold(difference: Doubles, room: float) -> float:
     """The size up to which changes may be dropped without going further than there is room."""
     sizes = np.sort(np.abs(difference))
     dropped = int(np.searchsorted(np.cumsum(np.square(sizes)), room**2, side="right"))
+    if dropped < len(sizes):  # of equal ones all go, or none
+        dropped = int(np.searchsorted(sizes, sizes[dropped]))
     return float(sizes[dropped - 1]) if dropped else 0.0
 
 

@@ -148,10 +148,11 @@ def _edits(
         if change.turned:
             left, right = right.T, left.T
         return {target.name: Product(material.low_rank(), left * change.scale, right)}
-    edits: dict[str, Edit] = {target.name: Scaled(material.ia3(), arrays[0], change.axis)}
+    scale = arrays[0].reshape(-1)
+    edits: dict[str, Edit] = {target.name: Scaled(material.ia3(), scale, change.axis)}
     bias = _bias_of(change, target.name, model)
     if bias is not None:
-        edits[bias.name] = Multiplied(arrays[0])
+        edits[bias.name] = Multiplied(scale)
     return edits
 
 
