@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,13 +14,15 @@ from git_theta.core.payload import Header
 from git_theta.core.planes import BLOCK, WORDS, Grain
 from git_theta.errors import CorruptError
 from git_theta.updates import factors, recovery, residual, rounding
-from git_theta.updates.factors import Thin
-from git_theta.updates.recovery import Change, Matrix
-from git_theta.updates.rounding import FLOATS, Float
+from git_theta.updates.factors import Doubles, Thin
+from git_theta.updates.matrix import Matrix, matrix_of, read_matrix
+from git_theta.updates.recovery import Change
+from git_theta.updates.rounding import Float
 
 Factor = npt.NDArray[np.floating[Any]]
 
-_KNOWN_BITS = {"F64": 25, "F32": 24, "BF16": 20, "F16": 22}
+# Bits of an integer by bits of the dtype's mantissa.
+_BITS = {52: 25, 23: 24, 10: 22, 7: 20}
 
 
 class LowRankUpdate:
@@ -35,8 +38,7 @@ class LowRankUpdate:
         promise = recovery.probe(change)
         if promise is None:
             return None
-        word = FLOATS[new.dtype].word
-        plain = residual.Sample(new.data, base, word).planes()
+        plain = residual.Sample(new.data, base, change.kind.word).planes()
         return max(plain - promise.bits * change.matrix.count / 8, 0.0)
 
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
@@ -48,8 +50,7 @@ class LowRankUpdate:
         if not found:
             return None
         left = recovery.completed(change, *found)
-        bits = min(_KNOWN_BITS[new.dtype], factors.most_bits(left.shape[1]))
-        return _encode(new, base, _quantised(left, found[1], bits))
+        return _encode(new, base, _Model.rounded(change.matrix, change.kind, left, found[1]))
 
     def encode_with(self, new: Slice, base: Bytes, left: Factor, right: Factor) -> Encoded | None:
         """Encode with known factors: the change is about `left @ right`.
@@ -58,10 +59,10 @@ class LowRankUpdate:
         of which it may hold in part; `right` has a column for each of the tensor's. A scale is to
         be multiplied into one of them before. None where the dtype has no products.
         """
-        thin = _known(new, left, right)
-        if thin is None or len(base) != len(new.data):
+        model = _known(new, left, right)
+        if model is None or len(base) != len(new.data):
             return None
-        return _encode(new, base, thin)
+        return _encode(new, base, model)
 
     def apply(self, base: Slice, left: Factor, right: Factor) -> Bytes | None:
         """The chunk that `encode_with` stores for these factors with nothing left over.
@@ -69,12 +70,11 @@ class LowRankUpdate:
         Whoever is free to define the new weights takes these: they are base plus product, rounded
         once. Cutting a tensor into chunks differently does not change them.
         """
-        thin = _known(base, left, right)
-        found = recovery.matrix_of(base)
-        if thin is None or found is None:
+        model = _known(base, left, right)
+        if model is None:
             return None
         out = np.empty(len(base.data), np.uint8)
-        _predict(base.data, out, found[0], found[1], thin)
+        model.predict(base.data, out)
         return out
 
     def decode(
@@ -82,76 +82,84 @@ class LowRankUpdate:
     ) -> None:
         if base is None or len(base) != len(out) or header.block != BLOCK:
             raise CorruptError("a stored low-rank update lacks its base")
-        matrix, kind, rank = _layout(header.extra, len(out))
-        thin = (factors.read(frames, matrix.rows, rank), factors.read(frames, matrix.columns, rank))
-        factors.check(*thin)
-        _predict(base, out, matrix, kind, thin)
-        residual.decode(header.extra, frames, out, out, kind.word)
+        model = _Model.read(header.extra, frames, len(out))
+        model.predict(base, out)
+        residual.decode(header.extra, frames, out, out, model.kind.word)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The factors of a chunk, and how it lies in its matrix."""
+
+    matrix: Matrix
+    kind: Float
+    left: Thin
+    right: Thin
+
+    @classmethod
+    def rounded(cls, matrix: Matrix, kind: Float, left: Doubles, right: Doubles) -> _Model:
+        """Factors in integers. How many bits these have depends on nothing but dtype and rank."""
+        bits = min(_BITS[kind.mantissa], factors.most_bits(left.shape[1]))
+        return cls(matrix, kind, factors.quantised(left, bits), factors.quantised(right.T, bits))
+
+    @classmethod
+    def read(cls, extra: Mapping[str, Any], frames: Iterator[memoryview], size: int) -> _Model:
+        """The factors that a record holds, none of which is trusted."""
+        matrix, kind = read_matrix(extra, size)
+        rank = extra.get("r")
+        if type(rank) is not int or not 0 < rank <= matrix.columns:
+            raise CorruptError("a stored low-rank update has an impossible rank")
+        if rank * (matrix.rows + matrix.columns) > 4 * (matrix.count + matrix.columns):
+            raise CorruptError("a stored low-rank update has factors larger than its chunk")
+        left = factors.read(frames, matrix.rows, rank)
+        right = factors.read(frames, matrix.columns, rank)
+        factors.check(left, right)
+        return cls(matrix, kind, left, right)
+
+    def predict(self, base: Bytes, out: Bytes) -> None:
+        """Base plus product, rounded once, rows by rows."""
+        left, right = self.left.values(), np.ascontiguousarray(self.right.values().T)
+        word = WORDS[self.kind.word]
+        words, result = base.view(word), out.view(word)
+        for first, last in self.matrix.blocks():
+            begin, end = self.matrix.inside(first, last)
+            total = factors.product(left[first:last], right).ravel()
+            total = total[begin - self.matrix.begin(first) :][: end - begin]
+            old = words[begin:end]
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.add(total, rounding.widened(old, self.kind), out=total)
+                rounding.narrowed(total, old, self.kind, result[begin:end])
 
 
 def _change(new: Slice, base: Bytes | None) -> Change | None:
-    found = recovery.matrix_of(new)
+    found = matrix_of(new)
     if found is None or base is None or len(base) != len(new.data):
         return None
     return Change(new.data, base, *found)
 
 
-def _known(like: Slice, left: Factor, right: Factor) -> tuple[Thin, Thin] | None:
+def _known(like: Slice, left: Factor, right: Factor) -> _Model | None:
     """Known factors in integers, or None where they do not fit the chunk."""
-    found = recovery.matrix_of(like)
+    found = matrix_of(like)
     if found is None or left.ndim != 2 or right.ndim != 2 or not left.shape[1]:
         return None
-    if left.shape != (found[0].rows, right.shape[0]) or right.shape[1] != found[0].columns:
+    matrix, kind = found
+    if left.shape != (matrix.rows, right.shape[0]) or right.shape[1] != matrix.columns:
         return None
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return None
-    bits = min(_KNOWN_BITS[like.dtype], factors.most_bits(left.shape[1]))
-    return _quantised(left.astype(np.float64), right.astype(np.float64), bits)
+    return _Model.rounded(matrix, kind, left.astype(np.float64), right.astype(np.float64))
 
 
-def _quantised(left: factors.Doubles, right: factors.Doubles, bits: int) -> tuple[Thin, Thin]:
-    return factors.quantised(left, bits), factors.quantised(right.T, bits)
-
-
-def _encode(new: Slice, base: Bytes, thin: tuple[Thin, Thin]) -> Encoded | None:
-    found = recovery.matrix_of(new)
-    if found is None:
-        return None
-    matrix, kind = found
+def _encode(new: Slice, base: Bytes, model: _Model) -> Encoded:
     near = np.empty(len(base), np.uint8)
-    _predict(base, near, matrix, kind, thin)
-    extra, frames = residual.encode(new.data, near, kind.word)
-    extra |= {"t": new.dtype, "c": matrix.columns, "s": matrix.skip, "r": thin[0].whole.shape[1]}
-    frames = [*thin[0].frames(), *thin[1].frames(), *frames]
-    return Encoded(frames=frames, cut=Grain(kind.word), block=BLOCK, extra=extra)
-
-
-def _layout(extra: Mapping[str, Any], size: int) -> tuple[Matrix, Float, int]:
-    """What a header says of the matrix, none of it trusted."""
-    kind = FLOATS.get(extra.get("t", ""))
-    columns, skip, rank = (extra.get(key) for key in "csr")
-    if kind is None or size % kind.word or not size:
-        raise CorruptError("a stored low-rank update is of no float dtype")
-    for value, most in ((columns, recovery.MOST_COLUMNS), (skip, columns), (rank, columns)):
-        if type(value) is not int or type(most) is not int or not 0 <= value <= most:
-            raise CorruptError("a stored low-rank update has an impossible shape")
-    if not columns or not rank or skip == columns:
-        raise CorruptError("a stored low-rank update has an impossible shape")
-    matrix = Matrix(columns, skip, size // kind.word)
-    if rank * (matrix.rows + columns) > 4 * (matrix.count + columns):
-        raise CorruptError("a stored low-rank update has factors larger than its chunk")
-    return matrix, kind, rank
-
-
-def _predict(base: Bytes, out: Bytes, matrix: Matrix, kind: Float, thin: tuple[Thin, Thin]) -> None:
-    """Base plus product, rounded once, rows by rows."""
-    left, right = thin[0].values(), np.ascontiguousarray(thin[1].values().T)
-    words, result = base.view(WORDS[kind.word]), out.view(WORDS[kind.word])
-    for first, last in matrix.blocks():
-        begin, end = matrix.inside(first, last)
-        total = factors.product(left[first:last], right).ravel()
-        total = total[begin - first * matrix.columns + matrix.skip :][: end - begin]
-        old = words[begin:end]
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.add(total, rounding.widened(old, kind), out=total)
-            rounding.narrowed(total, old, kind, result[begin:end])
+    model.predict(base, near)
+    extra, frames = residual.encode(new.data, near, model.kind.word)
+    matrix, rank = model.matrix, model.left.whole.shape[1]
+    extra |= {"t": new.dtype, "c": matrix.columns, "s": matrix.skip, "r": rank}
+    return Encoded(
+        frames=[*model.left.frames(), *model.right.frames(), *frames],
+        cut=Grain(model.kind.word),
+        block=BLOCK,
+        extra=extra,
+    )

@@ -13,76 +13,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.chain import Bytes, Slice
+from git_theta.core.chain import Bytes
 from git_theta.core.planes import WORDS, Words
 from git_theta.updates import rounding
-from git_theta.updates.rounding import FLOATS, Float
+from git_theta.updates.matrix import Matrix
+from git_theta.updates.rounding import Float
 
-MOST_COLUMNS = 1 << 20
-_TILE = 128 << 10
 _LEAST_LINES = 24
 _HELD_OUT = 32
 _SPARE_RANKS = 8
 _FACTOR_BITS = 24
-_WORTH_TRYING = 0.9
 
 Doubles = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """How a chunk lies in its matrix: it may begin and end within a row."""
-
-    columns: int
-    skip: int
-    count: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows the chunk touches."""
-        return -(-(self.skip + self.count) // self.columns)
-
-    def blocks(self, tile: int = _TILE) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, each of about `tile` numbers."""
-        step = max(1, tile // self.columns)
-        for first in range(0, self.rows, step):
-            yield first, min(first + step, self.rows)
-
-    def inside(self, first: int, last: int) -> tuple[int, int]:
-        """Which of the chunk's numbers lie in some rows."""
-        begin = first * self.columns - self.skip
-        return max(0, begin), min(self.count, last * self.columns - self.skip)
-
-
-def matrix_of(new: Slice) -> tuple[Matrix, Float] | None:
-    """The matrix that a chunk is of, or None where it is no matrix of floats."""
-    kind = FLOATS.get(new.dtype)
-    if kind is None or not 1 < new.columns <= MOST_COLUMNS or len(new.data) % kind.word:
-        return None
-    count = len(new.data) // kind.word
-    if not count:
-        return None
-    return Matrix(new.columns, new.start % new.columns, count), kind
+Places = npt.NDArray[np.int64]
 
 
 class Change:
     """The whole rows of the difference of two chunks, in float64, block by block."""
 
     def __init__(self, new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> None:
-        self._kind = kind
+        self.kind = kind
+        self.matrix = matrix
         self.new: Words = new.view(WORDS[kind.word])
         self.base: Words = base.view(WORDS[kind.word])
-        self.matrix = matrix
-        self.head = -(-matrix.skip // matrix.columns)
-        self.tail = (matrix.skip + matrix.count) // matrix.columns
-        self.rows = max(0, self.tail - self.head)
-        begin = self.head * matrix.columns - matrix.skip
-        self._whole = slice(begin, begin + self.rows * matrix.columns)
 
-    def values(self, at: slice | npt.NDArray[np.int64]) -> Doubles:
+    @property
+    def rows(self) -> int:
+        """How many whole rows there are."""
+        return len(self.matrix.whole)
+
+    def values(self, at: slice | Places) -> Doubles:
         """The difference of some words; 0 where it is no number."""
-        new = rounding.widened(self.new[at], self._kind)
-        base = rounding.widened(self.base[at], self._kind)
+        new = rounding.widened(self.new[at], self.kind)
+        base = rounding.widened(self.base[at], self.kind)
         with np.errstate(invalid="ignore", over="ignore"):
             found = np.subtract(new, base, dtype=np.float64)
         if not np.isfinite(found).all():
@@ -91,16 +54,18 @@ class Change:
 
     def blocks(self) -> Iterator[tuple[slice, Doubles]]:
         """The whole rows, a few at a time: their places among the whole rows, and values."""
-        columns = self.matrix.columns
-        step = max(1, _TILE // columns)
-        for first in range(0, self.rows, step):
-            last = min(first + step, self.rows)
-            at = slice(self._whole.start + first * columns, self._whole.start + last * columns)
-            yield slice(first, last), self.values(at).reshape(-1, columns)
+        whole = self.matrix.whole
+        for first, last in self.matrix.blocks(whole):
+            values = self.values(slice(*self.matrix.inside(first, last)))
+            yield (
+                slice(first - whole.start, last - whole.start),
+                values.reshape(-1, self.matrix.columns),
+            )
 
-    def places(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Places:
+    def places(self, rows: Places, columns: Places) -> Places:
         """Where the crossings of some whole rows and columns lie among the words."""
-        return self._whole.start + rows[:, np.newaxis] * self.matrix.columns + columns
+        begin = self.matrix.begin(self.matrix.whole.start)
+        return begin + rows[:, np.newaxis] * self.matrix.columns + columns
 
     def times(self, right: Doubles) -> Doubles:
         """The difference times a thin matrix."""
@@ -116,9 +81,6 @@ class Change:
             out += block.T @ left[at]
             energy += float(np.vdot(block, block))
         return out, energy
-
-
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +163,12 @@ def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
 
 def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
     """The left factor with lines for the rows that the chunk holds in part."""
-    matrix = change.matrix
+    matrix, whole = change.matrix, change.matrix.whole
     full = np.zeros((matrix.rows, left.shape[1]))
-    full[change.head : change.head + change.rows] = left
-    for row in {0, matrix.rows - 1} - set(range(change.head, change.tail)):
+    full[whole.start : whole.stop] = left
+    for row in {0, matrix.rows - 1} - set(whole):
         begin, end = matrix.inside(row, row + 1)
-        column = (matrix.skip + begin) % matrix.columns
+        column = begin - matrix.begin(row)
         part = right[:, column : column + end - begin]
         full[row] = np.linalg.lstsq(part.T, change.values(slice(begin, end)), rcond=None)[0]
     return full
