@@ -53,9 +53,7 @@ def read(data: bytes) -> dict[str, Array]:
     return found
 
 
-def lora(
-    folder: Path, factors: Mapping[str, tuple[Array, Array]], **config: Any
-) -> Path:
+def lora(folder: Path, factors: Mapping[str, tuple[Array, Array]], **config: Any) -> Path:
     """A PEFT directory: module -> (A, B)."""
     tensors = {}
     for module, (down, up) in factors.items():

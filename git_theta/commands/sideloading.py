@@ -23,7 +23,7 @@ from git_theta.core.choice import Choice
 from git_theta.core.edits import Edit, FactorUpdate, ScaleUpdate
 from git_theta.core.fitting import Material, lay
 from git_theta.core.manifest import Manifest
-from git_theta.core.peft import MAX_CONFIG, read_config
+from git_theta.core.peft import CONFIG, MAX_CONFIG, WEIGHTS, read_config
 from git_theta.core.values import is_float
 from git_theta.errors import (
     FormatError,
@@ -35,8 +35,7 @@ from git_theta.errors import (
 from git_theta.repo.streams import CountedStream, FileReader, FileStream, open_regular
 from git_theta.repo.tracked import is_left_as_manifest
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_WEIGHTS = (WEIGHTS, "adapter_model.bin")
 _BLOCK = 8 << 20
 
 
@@ -153,7 +152,7 @@ def _weights(source: Path) -> Path:
 
 def _read(source: Path, found: OpenFile) -> Adapter:
     folder = source if source.is_dir() else source.parent
-    config = folder / _CONFIG
+    config = folder / CONFIG
     if source.is_dir() or (source.name in _WEIGHTS and config.is_file()):
         try:
             with config.open("rb") as file:

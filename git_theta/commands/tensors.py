@@ -29,10 +29,15 @@ _HEAD = 4096
 class Tensors(Protocol):
     """Named tensors that can be read one at a time."""
 
-    views: Mapping[str, TensorView]
+    @property
+    def views(self) -> Mapping[str, TensorView]: ...
 
     def read(self, name: str) -> Bytes:
         """The bytes of a tensor, its elements in C order."""
+        ...
+
+    def identity(self, name: str) -> object:
+        """What is equal only for equal tensors; None where that is not known without reading."""
         ...
 
 
@@ -53,6 +58,10 @@ class OpenFile:
         view = self.views[name]
         segment = self.layout.segments[view.segment]
         return gathered(view, self.reader.read(segment.offset, segment.size))
+
+    def identity(self, name: str) -> object:  # noqa: ARG002
+        """Nothing is known without reading."""
+        return None
 
     def floats(self, name: str) -> Doubles:
         """A tensor's numbers, in its shape."""
@@ -84,6 +93,11 @@ class StoredFile:
         session = self._session
         data = read_segment(segment, self._manifest, session.store.read, session.plugins.updates)
         return gathered(self.views[name], data)
+
+    def identity(self, name: str) -> object:
+        """What the manifest says of a tensor."""
+        t = self._manifest.tensors[name]
+        return t.segment.digest, t.dtype, t.shape, t.offset, t.strides
 
 
 def gathered(view: TensorView, segment: bytes) -> Bytes:

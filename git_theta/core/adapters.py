@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from git_theta.core.layout import TensorView
-from git_theta.core.peft import LoraConfig, Misfits, check_supported, flag, refuse
+from git_theta.core.peft import (
+    PEFT_PREFIX,
+    LoraConfig,
+    Misfits,
+    check_supported,
+    flag,
+    refuse,
+)
 from git_theta.core.values import is_float, is_integer
-
-PEFT_PREFIX = "base_model.model."
 
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight\Z", re.S)
 _EMBEDDING = re.compile(

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from git_theta.errors import FormatError, RefusedError
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
 MAX_CONFIG = 16 << 20
 MAX_RANK = 1 << 16
 
