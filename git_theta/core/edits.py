@@ -96,6 +96,8 @@ class Product:
         return _sum(base, left, self.right) if made is None else made
 
     def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:
+        if not np.array_equal(self.changed(replace(new, data=base)), new.data):
+            return None  # it is another base
         made = self.update.encode_with(new, base, self.left[_rows(new)], self.right)
         return None if made is None else (self.kind, made)
 
@@ -120,6 +122,8 @@ class Scaled:
         return from_float(to_float(base.data, base.dtype) * each, base.dtype)
 
     def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:
+        if not np.array_equal(self.changed(replace(new, data=base)), new.data):
+            return None
         made = self.update.encode_with(new, base, self._part(new), self.axis)
         return None if made is None else (self.kind, made)
 
