@@ -79,6 +79,8 @@ def clean(
         return storing.store(OPAQUE, ChunkFeed(content), ())
     if getattr(found.plugin, "sequential", False):
         return _clean_stream(storing, found, HeadReader(content), content)
+    if content.file is not None:
+        return _clean_stream(storing, found, content.file, content)
     return _clean_file(storing, found, content)
 
 

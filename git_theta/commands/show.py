@@ -87,6 +87,7 @@ def _segment(segment: Segment, chunks: Mapping[str, Chunk]) -> dict[str, Any]:
         "stored": stored(segment.chunks),
         "kinds": sorted({chunk.kind for chunk in segment.chunks}),
         "links": max((len(links_of(c, chunks)) - 1 for c in segment.chunks), default=0),
+        "lossy": any(chunk.lossy for chunk in segment.chunks),
     }
 
 
@@ -105,7 +106,7 @@ def _print(path: str, report: dict[str, Any]) -> None:
             size_text(tensor["bytes"]),
             "shared" if tensor["shared"] else size_text(tensor["stored"]),
             "" if tensor["shared"] else _ratio(tensor["stored"], tensor["bytes"]),
-            "+".join(tensor["kinds"]),
+            "+".join(tensor["kinds"]) + (" (lossy)" if tensor["lossy"] else ""),
             str(tensor["links"]),
         )
         for tensor in report["tensors"]

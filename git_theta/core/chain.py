@@ -187,7 +187,7 @@ def sealed(chunk: Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
     Raises:
         CorruptError: a base is not known, or the chain is too long.
     """
-    bare = chunk._replace(summary=None)
+    bare = chunk._replace(summary=None, lossy=False)
     if chunk.base is None:
         return bare
     told = "".join(f"{link.digest} {link.at} {link.kind}\n" for link in links_of(chunk, chunks)[1:])

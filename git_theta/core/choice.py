@@ -152,11 +152,16 @@ class Chooser:
         """The smallest record of a chunk that was found, proven by decoding it."""
         asked = _Asked(new, digest)
         standing = self._dense.estimate(new, None) or float(len(new.data))
+        if name in self.loaded:
+            relatives = list(relatives)
+            brought = self._brought(asked, self.loaded[name], relatives, standing)
+            if brought is not None:
+                return brought
         best = self._best(asked, self._alone, standing) if self._alone else None
         for relative, base, data in _within_bounds(relatives, new):
             room = GROWTH * max(relative.root, standing) - relative.stored
             limit = min(room, standing if best is None else best.size)
-            found = self._update(_Asked(new, digest, base, data), name, limit)
+            found = self._best(_Asked(new, digest, base, data), self._based, limit)
             if found is not None and found.size < limit:
                 best = found
             if best is not None and best.size < _GOOD * standing:
@@ -164,19 +169,19 @@ class Chooser:
         dense = self._dense_record(asked)
         return best if best is not None and best.size < dense.size else dense
 
-    def _update(self, asked: _Asked, name: str, limit: float) -> Outcome | None:
-        loaded = self.loaded.get(name)
-        if loaded is not None and asked.data is not None:
-            found = self._loaded(asked, loaded)
-            if found is not None:
-                return found
-        return self._best(asked, self._based, limit)
-
-    def _loaded(self, asked: _Asked, loaded: Loaded) -> Outcome | None:
-        made = loaded(asked.new, asked.data) if asked.data is not None else None
-        if made is None or made[0] not in self._all:
-            return None
-        return self._proven(asked, self._all[made[0]], made[1])
+    def _brought(
+        self, asked: _Asked, loaded: Loaded, relatives: Iterable[Relative], standing: float
+    ) -> Outcome | None:
+        """What was brought from elsewhere for this chunk, above the first base that it fits."""
+        for relative, base, data in _within_bounds(relatives, asked.new):
+            made = loaded(asked.new, data)
+            if made is not None and made[0] in self._all:
+                there = _Asked(asked.new, asked.digest, base, data)
+                found = self._proven(there, self._all[made[0]], made[1])
+                room = GROWTH * max(relative.root, standing) - relative.stored
+                if found is not None and found.size < min(room, standing):
+                    return found
+        return None
 
     def _best(self, asked: _Asked, updates: Iterable[Update], limit: float) -> Outcome | None:
         guesses = [(self._estimate(update, asked), update.name, update) for update in updates]
