@@ -223,6 +223,17 @@ def _tail(new: Bytes, word: int) -> list[bytes]:
     return [new[-rest:].tobytes()] if rest else []
 
 
+def refuse_unknown(extra: Mapping[str, Any], known: str = "") -> None:
+    """Refuse a header that says more than one-letter keys known here, as a later release might.
+
+    Raises:
+        CorruptError: it does.
+    """
+    more = set(map(str, extra)) - set(known) - {"m", "n"}
+    if more:
+        raise CorruptError(f"a stored record has parameters not known here: {', '.join(more)}")
+
+
 def decode(
     extra: Mapping[str, Any], frames: Iterator[memoryview], reference: Bytes, out: Bytes, word: int
 ) -> None:
