@@ -88,7 +88,8 @@ def test_a_lora_is_merged_and_only_the_lora_is_stored(repo: Sandbox, dtype: Any,
         after = new[f"{name}.weight"].astype(np.float64)
         step = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
         step *= float(ml_dtypes.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
-        assert (np.abs(after - exact) <= 0.51 * step + 1e-6 * np.abs(change).max()).all()
+        room = float(ml_dtypes.finfo(dtype).eps) / 8 * np.abs(change).max()
+        assert (np.abs(after - exact) <= 0.51 * step + max(room, 1e-8)).all()
         size += before.size * np.dtype(dtype).itemsize
     assert report["kinds"].keys() == {"low-rank"}
     assert report["stored"] <= share * size

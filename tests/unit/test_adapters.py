@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from git_theta.core.fitting import Material, lay, why_not_editable
 from git_theta.core.layout import Layout, Segment, TensorView
 from git_theta.core.peft import read_config
 from git_theta.core.values import is_float, is_integer
-from git_theta.errors import FormatError, RefusedError, ThetaError
+from git_theta.errors import FormatError, RefusedError
 
 A, B = "lora_A.weight", "lora_B.weight"
 
@@ -205,10 +206,8 @@ def test_whatever_comes_is_read_or_refused(
         config = {}
     layout = model(**dict.fromkeys(modules, (5, 6)))
     for read in (lambda: read_peft(config, views), lambda: read_bare(views, no_scalar)):
-        try:
+        with suppress(FormatError, RefusedError):
             lay(read(), layout, material(views))
-        except ThetaError as error:
-            assert error.exit_code in (5, 7)
 
 
 def test_bare_names():
@@ -240,7 +239,7 @@ def test_names_are_matched(modules: list[str], model_: list[str], found: list[st
 
 def test_names_that_do_not_fit_are_listed():
     views = pair("a.q") | pair("b.q")
-    with pytest.raises(RefusedError, match="1 of 2 modules are not in the model:\n  b.q"):
+    with pytest.raises(RefusedError, match=r"1 of 2 modules are not in the model:\n  b.q"):
         targets(read_peft({"r": 4}, views), ["a.q.weight"])
     with pytest.raises(RefusedError, match="more than one way"):
         targets(read_peft({"r": 4}, pair("q")), ["x.q.weight", "y.q.weight"])
