@@ -15,14 +15,17 @@ import numpy.typing as npt
 
 from git_theta.core.chain import Bytes
 from git_theta.core.planes import WORDS, Words
-from git_theta.updates import rounding
+from git_theta.updates import residual, rounding
 from git_theta.updates.matrix import Matrix
 from git_theta.updates.rounding import Float
 
 _LEAST_LINES = 24
 _HELD_OUT = 32
 _SPARE_RANKS = 8
-_FACTOR_BITS = 24
+_MORE_BITS, _MOST_BITS = 3, 25
+_SMALL, _LARGE = 120, 160
+_NOTHING = 1e-14
+_WORTH = 0.9
 
 Doubles = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -51,6 +54,14 @@ class Change:
         if not np.isfinite(found).all():
             np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return found
+
+    def plus(self, at: Places, change: Doubles) -> Words:
+        """The words of the base at some places, changed and rounded."""
+        base = self.base[at]
+        out = np.empty(len(base), base.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding.narrowed(rounding.widened(base, self.kind) + change, base, self.kind, out)
+        return out
 
     def blocks(self) -> Iterator[tuple[slice, Doubles]]:
         """The whole rows, a few at a time: their places among the whole rows, and values."""
@@ -85,10 +96,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a probe found: a rank, and how many bits a number it takes off the differences."""
+    """What a probe found: a rank, and about how many bytes factors and differences take."""
 
     rank: int
-    bits: float
+    size: float
 
 
 def probe(change: Change) -> Promise | None:
@@ -99,7 +110,7 @@ def probe(change: Change) -> Promise | None:
     decomposition of its own, but never foretells what was held out.
     """
     rows, columns = change.rows, change.matrix.columns
-    side = min(rows, columns, 160 if rows * columns >= 1 << 20 else 128) - _HELD_OUT
+    side = min(rows, columns, _LARGE if rows * columns >= 1 << 20 else _SMALL) - _HELD_OUT
     if side < _LEAST_LINES:
         return None
     rng = np.random.default_rng(0)
@@ -107,33 +118,52 @@ def probe(change: Change) -> Promise | None:
         rng.choice(rows, side + _HELD_OUT, replace=False),
         rng.choice(columns, side + _HELD_OUT, replace=False),
     )
-    found = change.values(at)
+    found, held = change.values(at), at[side:, side:].ravel()
     left, sizes, right = np.linalg.svd(found[:side, :side])
-    target = found[side:, side:]
     steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
-    return _best_rank(target, steps, sizes, change.matrix)
+    rank, near = _best_rank(found[side:, side:], steps, sizes, change)
+    if not rank:
+        return None
+    bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
+    if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
+        return None
+    return Promise(rank, change.matrix.count * bits / 8 + _price(change, rank) / 8)
+
+
+def _price(change: Change, rank: int) -> float:
+    """About how many bits the factors of a rank take."""
+    bits = min(change.kind.mantissa + _MORE_BITS, _MOST_BITS)
+    return float(rank * (change.matrix.rows + change.matrix.columns) * bits)
 
 
 def _best_rank(
-    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, matrix: Matrix
-) -> Promise | None:
-    """The rank that saves most, counting what its factors take."""
-    energy = float(np.vdot(target, target))
-    lines = (matrix.rows + matrix.columns) * _FACTOR_BITS / matrix.count
-    rest, best = target.copy(), Promise(0, 0.0)
-    for rank in range(1, len(sizes) - _SPARE_RANKS):
-        size = sizes[rank - 1]
-        if not size > 1e-14 * sizes[0]:
+    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, change: Change
+) -> tuple[int, Doubles]:
+    """The rank that saves most, counting what its factors take, and what it foretells."""
+    energy, rest = float(np.vdot(target, target)), target.copy()
+    best, rank, saved = np.zeros_like(target), 0, 0.0
+    for tried in range(1, len(sizes) - _SPARE_RANKS):
+        size = sizes[tried - 1]
+        if not size > _NOTHING * sizes[0]:
             break
-        rest -= np.outer(steps[0][:, rank - 1] / size, steps[1][rank - 1])
-        left = max(float(np.vdot(rest, rest)), 1e-30 * energy)
-        saved = 0.5 * math.log2(energy / left) - rank * lines
-        if saved > best.bits:
-            best = Promise(rank, saved)
-    return best if best.rank else None
+        rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
+        left = max(float(np.vdot(rest, rest)), _NOTHING * energy)
+        gain = 0.5 * change.matrix.count * math.log2(energy / left) - _price(change, tried)
+        if gain > saved:
+            best, rank, saved = target - rest, tried, gain
+    return rank, best
 
 
-def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The factors of the whole rows of a change, and the error that noise left in their product."""
+
+    left: Doubles
+    right: Doubles
+    noise: float
+
+
+def recover(change: Change, rank: int) -> Found | None:
     """The factors of a change, of about a rank, by a randomised decomposition in float64."""
     width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
     start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
@@ -143,26 +173,28 @@ def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
         basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)
-    keep = _worthy(sizes, energy, change.matrix)
+    keep = _worthy(sizes, energy, change)
     if not keep:
         return None
-    root = np.sqrt(sizes[:keep])
-    return (basis @ left[:keep].T) * root, (right[:, :keep] * root).T
+    root, matrix = np.sqrt(sizes[:keep]), change.matrix
+    rest = max(energy - float(np.sum(sizes[:keep] ** 2)), _NOTHING * energy)
+    noise = rest * keep * (1 / change.rows + 1 / matrix.columns) / (change.rows * matrix.columns)
+    return Found((basis @ left[:keep].T) * root, (right[:, :keep] * root).T, math.sqrt(noise))
 
 
-def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
-    """How many ranks take more off the differences than their factors add."""
-    price = (matrix.rows + matrix.columns) * _FACTOR_BITS / 2
-    rest = energy
-    for rank, square in enumerate(float(size) ** 2 for size in sizes):
-        rest = max(rest - square, 1e-30 * energy)
-        if not square or 0.5 * matrix.count * math.log2(1 + square / rest) < price:
-            return rank
-    return len(sizes)
+def _worthy(sizes: Doubles, energy: float, change: Change) -> int:
+    """The number of ranks with which factors and differences together are smallest."""
+    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING * energy)
+    ranks = np.arange(1, len(sizes) + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = 0.5 * change.matrix.count * np.log2(energy / rest) - _price(change, 1) * ranks
+    best = int(np.argmax(gains))
+    return best + 1 if gains[best] > 0 else 0
 
 
-def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
+def completed(change: Change, found: Found) -> Doubles:
     """The left factor with lines for the rows that the chunk holds in part."""
+    left, right = found.left, found.right
     matrix, whole = change.matrix, change.matrix.whole
     full = np.zeros((matrix.rows, left.shape[1]))
     full[whole.start : whole.stop] = left

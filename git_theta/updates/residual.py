@@ -29,7 +29,9 @@ _GAPS_BELOW = 0.12
 _GAPS_AT_MOST = 0.25
 _SPARSE_BELOW = 0.9
 _TILE = 64 << 10
-_ENOUGH = 256
+_LEAST = 16
+_FEW = 256
+_NEARLY_NOTHING = 1 / 256
 
 Extra = dict[str, Any]
 Places = npt.NDArray[np.int64]
@@ -81,6 +83,23 @@ def unfold(folded: Words, reference: Words, out: Words) -> None:
         np.add(part, reference[start : start + _TILE], out=out[start : start + _TILE])
 
 
+def bits(new: Words, near: Words) -> float:
+    """About how many bits a word the differences of a few words take."""
+    folded = fold(new, near, np.empty_like(new))
+    changed = folded[folded != 0]
+    share = len(changed) / len(folded)
+    if not share:
+        return _NEARLY_NOTHING
+    size = share * float(np.log2(changed.astype(np.float64)).mean() + 1)
+    return _entropy(share) + size
+
+
+def _entropy(share: float) -> float:
+    if not 0 < share < 1:
+        return 0.0
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)
+
+
 class Sample:
     """Folded differences of up to 64 Ki words from all over a chunk, and what they foretell."""
 
@@ -109,19 +128,13 @@ class Sample:
         """About how many bytes the changed words and their places take; None for too many."""
         if self.density > _SPARSE_BELOW:
             return None
-        word = self.folded.dtype.itemsize
-        count = self.density * self.total
-        if len(self.changed) < _ENOUGH:
-            return count * (word + 2) + 16 + self.total * word * 1e-5
+        if not len(self.changed):
+            return _LEAST + self.total * 1e-5
         values = sum(planes.plane_sizes(self.folded[self.changed])) / len(self.changed)
-        return count * (values + self._place())
-
-    def _place(self) -> float:
-        """About how many bytes the place of one changed word takes."""
-        share = self.density
-        bits = -math.log2(share) - (1 - share) / share * math.log2(1 - share) if share < 1 else 0
-        gaps = _gaps(self.changed, -1)
-        return min(bits / 8, sum(planes.plane_sizes(gaps)) / len(gaps))
+        places = sum(planes.plane_sizes(_gaps(self.changed, -1))) / len(self.changed)
+        if len(self.folded) < self.total:
+            places = min(places, _entropy(self.density) / self.density / 8)
+        return self.density * self.total * (values + places)
 
 
 def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:
@@ -165,7 +178,7 @@ def _encode_gaps(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[b
         found = np.flatnonzero(changed)
         places.append(found + start)
         count += len(found)
-        if count > _GAPS_AT_MOST * len(words) and count > _ENOUGH:
+        if count > _GAPS_AT_MOST * len(words) and count > _FEW:
             return None
     frames: list[bytes] = []
     at, before = np.concatenate(places), -1
@@ -204,6 +217,17 @@ def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
 def _tail(new: Bytes, word: int) -> list[bytes]:
     rest = len(new) % word
     return [new[-rest:].tobytes()] if rest else []
+
+
+def refuse_unknown(extra: Mapping[str, Any], known: str = "") -> None:
+    """Refuse a header that says more than one-letter keys known here, as a later release might.
+
+    Raises:
+        CorruptError: it does.
+    """
+    more = set(map(str, extra)) - set(known) - {"m", "n"}
+    if more:
+        raise CorruptError(f"a stored record has parameters not known here: {', '.join(more)}")
 
 
 def decode(

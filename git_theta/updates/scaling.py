@@ -5,7 +5,7 @@ Like the search for thin factors, this has to be neither exact nor the same ever
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from git_theta.updates.rounding import Float, Floats
 _LINES = 128
 _HELD_OUT = 32
 _WORTH = 0.6
+_ENOUGH = 1024
 _SCALE_BYTES = 3
 
 Doubles = npt.NDArray[np.float64]
@@ -45,7 +46,7 @@ def probe(new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> Promise | Non
     at = down[:, np.newaxis] * matrix.columns - matrix.skip + across
     word = WORDS[kind.word]
     pair = new.view(word)[at], base.view(word)[at]
-    plain = _bits(*pair)
+    plain = residual.bits(pair[0].ravel(), pair[1].ravel())
     promises = []
     for axis in (0, 1):
         bits = _scaled_bits(*(pair if axis == 0 else (pair[0].T, pair[1].T)), kind)
@@ -66,19 +67,7 @@ def _scaled_bits(new: Words, base: Words, kind: Float) -> float | None:
     with np.errstate(all="ignore"):
         near = rounding.widened(old, kind) * scale[:, np.newaxis]
         rounding.narrowed(near.ravel(), old.ravel(), kind, out)
-    return _bits(new[:, kept:], out.reshape(old.shape))
-
-
-def _bits(new: Words, near: Words) -> float:
-    """About how many bits a word the differences take."""
-    flat = np.ascontiguousarray(new).ravel()
-    folded = residual.fold(flat, np.ascontiguousarray(near).ravel(), np.empty_like(flat))
-    changed = folded[folded != 0]
-    share = len(changed) / max(1, len(folded))
-    if not share:
-        return 2.0**-8
-    entropy = -share * math.log2(share) - (1 - share) * math.log2(1 - share) if share < 1 else 0.0
-    return entropy + share * float(np.log2(changed.astype(np.float64)).mean() + 1)
+    return residual.bits(new[:, kept:].ravel(), out)
 
 
 def _moments(new: Words, base: Words, kind: Float) -> tuple[Doubles, Doubles]:
@@ -100,25 +89,58 @@ def _fitted(product: Doubles, square: Doubles) -> Doubles:
 def recover(new: Bytes, base: Bytes, matrix: Matrix, kind: Float, axis: int) -> Floats:
     """The scale that fits best, in the working type."""
     word = WORDS[kind.word]
-    words, others = new.view(word), base.view(word)
-    product, square = (np.zeros(matrix.columns if axis else matrix.rows) for _ in range(2))
-    for first, last in _ranges(matrix, axis):
-        begin, end = matrix.inside(first, last)
-        at = (last - first, -1)
-        pair = words[begin:end].reshape(at), others[begin:end].reshape(at)
-        if axis:
-            found = _moments(pair[0].T, pair[1].T, kind)
-            product += found[0]
-            square += found[1]
-        else:
-            product[first:last], square[first:last] = _moments(*pair, kind)
-    scale: Floats = _fitted(product, square).astype(kind.working)
-    return scale
+    pair = new.view(word), base.view(word)
+    lines = matrix.columns if axis else matrix.rows
+    product, square = np.zeros(lines), np.zeros(lines)
+    low, high, seen = np.full(lines, -np.inf), np.full(lines, np.inf), 0
+    for at, old, changed in _lines(*pair, matrix, axis):
+        found = _moments(changed, old, kind)
+        product[at] += found[0]
+        square[at] += found[1]
+        if kind.narrow and (seen < _ENOUGH or not axis):
+            limits = _limits(changed[:, :_ENOUGH], old[:, :_ENOUGH], kind)
+            low[at] = np.maximum(low[at], limits[0])
+            high[at] = np.minimum(high[at], limits[1])
+            seen += old.shape[1]
+    scale = _fitted(product, square)
+    sure = (low <= high) & np.isfinite(low) & np.isfinite(high)
+    scale[sure] = (low[sure] + high[sure]) / 2
+    with np.errstate(over="ignore"):
+        fitted: Floats = scale.astype(kind.working)
+    return fitted
 
 
-def _ranges(matrix: Matrix, axis: int) -> list[tuple[int, int]]:
-    """Rows by blocks; where rows are scaled, also the ones at the ends that are not whole."""
+def _limits(new: Words, base: Words, kind: Float) -> tuple[Doubles, Doubles]:
+    """For each line the least and the greatest scale that rounds every base to what is there."""
+    new, base = np.ascontiguousarray(new), np.ascontiguousarray(base)
+    sizes = [
+        np.abs(rounding.widened(words, kind).astype(np.float64))
+        for words in (new - 1, new, new + 1)
+    ]
+    sign = np.where((new ^ base) >> (8 * kind.word - 1), -1.0, 1.0)
+    with np.errstate(all="ignore"):
+        old = np.abs(rounding.widened(base, kind).astype(np.float64))
+        low, high = ((sizes[1] + size) / 2 / old * sign for size in (sizes[0], sizes[2]))
+        usable = np.isfinite(low) & np.isfinite(high) & (sizes[1] > 0)
+    least = np.where(usable, np.minimum(low, high), -np.inf).max(axis=1)
+    most = np.where(usable, np.maximum(low, high), np.inf).min(axis=1)
+    return least, most
+
+
+def _lines(
+    new: Words, base: Words, matrix: Matrix, axis: int
+) -> Iterator[tuple[slice, Words, Words]]:
+    """Which lines, the base's words, the new ones: one line a row, whether it is scaled or not.
+
+    Rows come block by block; where rows are scaled, also the ones at the ends that are not whole.
+    """
     ranges = list(matrix.blocks(matrix.whole))
     if axis == 0:
         ranges += [(row, row + 1) for row in {0, matrix.rows - 1} - set(matrix.whole)]
-    return ranges
+    for first, last in ranges:
+        begin, end = matrix.inside(first, last)
+        old, changed = (words[begin:end].reshape(last - first, -1) for words in (base, new))
+        if axis:
+            yield slice(0, matrix.columns), old.T, changed.T
+        else:
+            yield slice(first, last), old, changed
