@@ -9,6 +9,7 @@ same objects.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -198,14 +199,14 @@ class Chooser:
             needs = getattr(update, "needs", None)
             if needs is not None and needs(asked.new) > self._memory:
                 self._say(update, "is passed over for large tensors (theta.memory)")
-                return float("inf")
+                return math.inf
             guess = update.estimate(asked.new, asked.data)
-            return float("inf") if guess is None else float(guess)
+            return math.inf if guess is None or math.isnan(guess) else float(guess)
         except MemoryError:
             raise
         except Exception as error:  # another package's fault must not keep a file from being added
             self._say(update, f"fails with {error!r}; others are used")
-            return float("inf")
+            return math.inf
 
     def _encoded(self, asked: _Asked, update: Update) -> Outcome | None:
         try:
