@@ -25,9 +25,10 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads. `scan` is what happens to a file
-    that runs code when it is loaded: warn, refuse or off. `kept` is a directory in which
-    `git theta switch` and its like keep the files that are about to be replaced.
+    `threads` is the number of encoding and decoding threads. `update` says which updates may
+    store what changed (`core/choice.py` reads it). `scan` is what happens to a file that runs code
+    when it is loaded: warn, refuse or off. `kept` is a directory in which `git theta switch` and
+    its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -38,6 +39,7 @@ class Settings:
     grace: int = 24 * 3600
     memory: int = 2 << 30
     threads: int = 2
+    update: str = "auto"
     sync: bool = False
     scan: str = "warn"
     kept: Path | None = None
@@ -67,6 +69,7 @@ class Settings:
             grace=_duration(values.get("theta.graceperiod", "24h")),
             memory=_size(values, "theta.memory", 2 << 30),
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
+            update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
             scan=scan,
             kept=Path(env[KEPT]) if env.get(KEPT) else None,
