@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+KEPT = "GIT_THETA_KEPT"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -26,7 +27,8 @@ class Settings:
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
     `threads` is the number of encoding and decoding threads. `update` says which updates may
     store what changed (`core/choice.py` reads it). `scan` is what happens to a file that runs code
-    when it is loaded: warn, refuse or off.
+    when it is loaded: warn, refuse or off. `kept` is a directory in which `git theta switch` and
+    its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -40,6 +42,7 @@ class Settings:
     update: str = "auto"
     sync: bool = False
     scan: str = "warn"
+    kept: Path | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -69,6 +72,7 @@ class Settings:
             update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
             scan=scan,
+            kept=Path(env[KEPT]) if env.get(KEPT) else None,
         )
 
 

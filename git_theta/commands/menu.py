@@ -28,7 +28,10 @@ EVERYDAY, TRANSFER, INSPECT, REPAIR = "Everyday", "Transfer", "Inspect", "Set up
 
 
 class Entry(NamedTuple):
-    """One command: its section in the help (none: hidden), its module, its line of help."""
+    """One command: its section in the help (none: hidden), its module, its line of help.
+
+    `module` is "module:name" where the command is not called `command` there.
+    """
 
     section: str
     module: str
@@ -41,6 +44,11 @@ COMMANDS: dict[str, Entry] = {
     "add": Entry(EVERYDAY, "add", "Stage files; say how, or with an update from beside them."),
     "extract": Entry(EVERYDAY, "extract", "Write an adapter from the difference of two versions."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
+    "switch": Entry(
+        EVERYDAY, "switching:switch", "As git switch; of large files only the difference."
+    ),
+    "checkout": Entry(EVERYDAY, "switching:checkout", "As git checkout, in the same way."),
+    "restore": Entry(EVERYDAY, "switching:restore", "As git restore, in the same way."),
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),
@@ -74,8 +82,9 @@ class Menu(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module = import_module(f"git_theta.commands.{entry.module}")
-        found: click.Command = module.command
+        place, _, name = entry.module.partition(":")
+        module = import_module(f"git_theta.commands.{place}")
+        found: click.Command = getattr(module, name or "command")
         if all(parameter.name != "quiet" for parameter in found.params):
             found.params.extend(_voice_options())
         return found

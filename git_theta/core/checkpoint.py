@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Part of a unit: skeleton bytes, or a chunk to decode."""
+class Part:
+    """A byte range of the file: skeleton bytes, or a chunk to decode."""
 
     size: int
     data: memoryview | None
@@ -44,14 +44,24 @@ class Plugins:
     formats: Callable[[str], Any]
 
 
-def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Updates) -> bytes:
+def read_segment(
+    segment: Segment,
+    manifest: Manifest,
+    read: Read,
+    updates: Updates,
+    chunks: Mapping[str, Chunk] | None = None,
+) -> bytes:
     """The plain bytes of one segment, proven.
+
+    `chunks` is what `by_digest` gives for the manifest; who reads many segments makes it once.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    chunks = by_digest(manifest)
+    if chunks is None:
+        based = any(chunk.base is not None for chunk in segment.chunks)
+        chunks = by_digest(manifest) if based else {}
     plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
     if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
         raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
@@ -128,10 +138,12 @@ def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memory
 def _joined(
     manifest: Manifest, skeleton: skeletons.Skeleton, read: Read, plugins: Plugins
 ) -> Iterator[memoryview]:
+    chunks = by_digest(manifest)
+
     def tensors() -> Iterator[SplitTensor]:
         for key in skeleton.order:
             tensor = manifest.tensors[str(key)]
-            data = read_segment(tensor.segment, manifest, read, plugins.updates)
+            data = read_segment(tensor.segment, manifest, read, plugins.updates, chunks)
             yield SplitTensor(name=str(key), dtype=tensor.dtype, shape=tensor.shape, data=data)
 
     skeletons.ordered_segments(manifest, skeleton.order)
@@ -170,7 +182,7 @@ def _interleaved(
     chunks = by_digest(manifest)
     free: list[Bytes] = []
 
-    def decode(parts: list[_Part], size: int) -> Bytes:
+    def decode(parts: list[Part], size: int) -> Bytes:
         buffer = _buffer(free, size)
         start = 0
         for part in parts:
@@ -185,7 +197,7 @@ def _interleaved(
     waiting: deque[tuple[Future[Bytes], int]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for parts in _units(_parts(skeleton, segments)):
+        for parts in _units(file_parts(skeleton, segments)):
             size = sum(part.size for part in parts)
             waiting.append((pool.submit(decode, parts, size), size))
             if len(waiting) > threads:
@@ -212,21 +224,22 @@ def _buffer(free: list[Bytes], size: int) -> Bytes:
     return buffer if len(buffer) >= size else np.empty(size, np.uint8)
 
 
-def _parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[_Part]:
+def file_parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[Part]:
+    """The whole file as its parts, in order."""
     data, start = memoryview(skeleton.data), 0
     runs = skeleton.runs or ()
     for index, run in enumerate(runs):
         if run:
-            yield _Part(run, data[start : start + run], None)
+            yield Part(run, data[start : start + run], None)
             start += run
         if index < len(segments):
             for chunk in segments[index].chunks:
                 if chunk.size:
-                    yield _Part(chunk.size, None, chunk)
+                    yield Part(chunk.size, None, chunk)
 
 
-def _units(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    unit: list[_Part] = []
+def _units(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    unit: list[Part] = []
     size = 0
     for part in parts:
         if unit and size + part.size > _UNIT:
