@@ -200,7 +200,8 @@ class Chooser:
             if needs is not None and needs(asked.new) > self._memory:
                 self._say(update, "is passed over for large tensors (theta.memory)")
                 return math.inf
-            guess = update.estimate(asked.new, asked.data)
+            with np.errstate(all="ignore"):  # weights may hold anything
+                guess = update.estimate(asked.new, asked.data)
             return math.inf if guess is None or math.isnan(guess) else float(guess)
         except MemoryError:
             raise
@@ -210,7 +211,8 @@ class Chooser:
 
     def _encoded(self, asked: _Asked, update: Update) -> Outcome | None:
         try:
-            encoded = update.encode(asked.new, asked.data)
+            with np.errstate(all="ignore"):
+                encoded = update.encode(asked.new, asked.data)
             return None if encoded is None else self._proven(asked, update, encoded)
         except MemoryError:
             raise
