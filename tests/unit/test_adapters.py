@@ -100,7 +100,10 @@ def test_patterns(pattern: str, module: str, fits: bool):
             read_peft(config, pair(module))
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+", "(a|a)*b", "(?=x)", r"\1", "a{9999}", ".*.*.*x", "a?a?a?a", "(a|a)(a|a)(a|a)"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+", "(a|a)*b", "(?=x)", r"\1", "a{9999}", ".*.*.*x", "a?a?a?a", "(a|a)(a|a)(a|a)"],
+)
 def test_patterns_that_could_run_for_ever(pattern: str):
     with pytest.raises(RefusedError, match="too involved"):
         read_peft({"r": 4, "rank_pattern": {pattern: 4}}, pair("a"))
