@@ -369,6 +369,7 @@ def test_a_modified_file_is_left_alone_unless_forced(repo: Sandbox, model: Path)
     model.write_bytes(safetensors(changed))
     folder = lora(repo.root / "a", factors())
     assert "is modified" in refused(repo, "--from", folder)
+    refused(repo, "--force", "--from", lora(repo.root / "b", factors(), r=4))
     repo.theta("add", "m.safetensors", "--force", "--from", folder)
     kinds = {t["name"]: t["kinds"] for t in repo.json("show", "m.safetensors")["tensors"]}
     assert kinds[f"{NAMES[0]}.weight"] == ["low-rank"]
