@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +16,17 @@ from git_theta.core.random import Source
 from git_theta.core.strategy import Needs, Strategy, Versions
 from git_theta.errors import MergeError
 
-SHAPES: tuple[tuple[int, ...], ...] = ((5, 7), (6, 4, 3, 2), (9,), (1,), (), (3, 1), (1, 4), (0,))
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (5, 7),
+    (6, 4, 3, 2),
+    (9,),
+    (1,),
+    (),
+    (3, 1),
+    (1, 4),
+    (0,),
+    (0, 3),
+)
 Tensors = Mapping[str, Versions]
 """A small model in all versions that are merged, by name of tensor."""
 
@@ -159,9 +170,10 @@ class StrategyContract:
             return
         narrow = self.model(dtype=torch.bfloat16)
         wide = {name: _cast(versions, torch.float32) for name, versions in narrow.items()}
+        expected = merged(self.strategy, wide)
         for name, result in merged(self.strategy, narrow).items():
             assert result.dtype == torch.float32
-            assert torch.equal(result, merged(self.strategy, wide)[name])
+            assert torch.equal(result, expected[name])
 
     def test_results_are_finite(self) -> None:
         for seed in range(3):
@@ -214,15 +226,12 @@ class StrategyContract:
         with pytest.raises(MergeError):
             merged(self.strategy, tensors)
 
-    def test_it_does_what_it_can_without_an_optional_ancestor(self) -> None:
+    def test_without_an_optional_ancestor_it_merges_or_says_why_not(self) -> None:
         if self.strategy.needs.base != "optional":
             return
         tensors = {name: replace(versions, base=None) for name, versions in self.model().items()}
-        assert merged(self.strategy, tensors)
-
-    def test_one_entry_is_a_tensor_too(self) -> None:
-        for result in merged(self.strategy, self.model()).values():
-            assert result.numel() == 0 or bool((result == result).all())
+        with contextlib.suppress(MergeError):
+            assert set(merged(self.strategy, tensors)) == set(tensors)
 
 
 def _data(strategy: Strategy) -> Any:
