@@ -76,8 +76,7 @@ class Opcm:
 
     def merge(self, versions: Versions) -> Tensor:
         total = self._total(versions)
-        total *= versions.gathered
-        return total.add_(ancestor(versions))
+        return (total * versions.gathered).add_(ancestor(versions))
 
     def _total(self, versions: Versions) -> Tensor:
         base = ancestor(versions)
