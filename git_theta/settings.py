@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+KEPT = "GIT_THETA_KEPT"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -24,7 +25,9 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads.
+    `threads` is the number of encoding and decoding threads. `scan` is what happens to a file
+    that runs code when it is loaded: warn, refuse or off. `kept` is a directory in which
+    `git theta switch` and its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -36,6 +39,8 @@ class Settings:
     memory: int = 2 << 30
     threads: int = 2
     sync: bool = False
+    scan: str = "warn"
+    kept: Path | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -49,6 +54,9 @@ class Settings:
         reuse = values.get("theta.reuse", "tree")
         if reuse not in ("tree", "repository"):
             raise UsageError(f"theta.reuse is {reuse!r}", hint="set tree or repository")
+        scan = values.get("theta.scan", "warn")
+        if scan not in ("warn", "refuse", "off"):
+            raise UsageError(f"theta.scan is {scan!r}", hint="set warn, refuse or off")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
@@ -60,6 +68,8 @@ class Settings:
             memory=_size(values, "theta.memory", 2 << 30),
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
+            scan=scan,
+            kept=Path(env[KEPT]) if env.get(KEPT) else None,
         )
 
 
