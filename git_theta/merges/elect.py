@@ -33,10 +33,12 @@ def agreed(
     *,
     normalize: bool,
     sign: float = 0.0,
+    votes: Tensor | None = None,
 ) -> Tensor:
     """Each entry as the models of the stronger sign have it; overwrites deltas.
 
-    The sign with the larger sum of weighted magnitudes is elected; the result is the sum of the
+    The sign with the larger sum of weighted magnitudes is elected, or that of `votes` where they are
+    given, which is overwritten; the result is the sum of the
     weighted entries of that sign, over the sum of their weights if asked for. Weights count by
     their magnitude there: a negative one negates its delta. Where both sides weigh the same the
     result is what `sign` says: the positive part, the negative part or zero.
@@ -51,7 +53,7 @@ def agreed(
             downs += (delta < 0).to(up.dtype).mul_(abs(weight))
         up += delta.clamp(min=0)
         down += delta.clamp_(max=0)
-    lead = up + down
+    lead = up + down if votes is None else votes
     if ups is not None and downs is not None:
         up /= ups.masked_fill_(ups == 0, 1)
         down /= downs.masked_fill_(downs == 0, 1)
