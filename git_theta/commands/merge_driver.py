@@ -18,6 +18,7 @@ from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.recipe import Instructions
+from git_theta.core.threeway import Fate
 from git_theta.errors import MergeError
 from git_theta.settings import merged_heads
 
@@ -94,11 +95,13 @@ def tell(path: str, outcome: Outcome, decision: Decision | None = None) -> None:
     """Say in a line what a merge did, and what the user should know of it."""
     merged = [step for step in outcome.steps if step.chosen is not None]
     names = sorted({step.chosen.strategy.name for step in merged if step.chosen is not None})
-    done = f"{count(len(merged), 'tensor')} merged with {', '.join(names)}" if merged else ""
-    taken = sum(step.chosen is None and step.unit.verdict.fate.value != "unchanged"
-                for step in outcome.steps)  # fmt: skip
+    why = f" ({decision.said_by})" if decision is not None and decision.said_by else ""
+    done = f"{count(len(merged), 'tensor')} merged with {', '.join(names)}{why}" if merged else ""
+    taken = sum(
+        step.chosen is None and step.unit.verdict.fate is not Fate.UNCHANGED
+        for step in outcome.steps
+    )
     parts = [done, f"{taken:,} taken from one side" if taken else ""]
-    why = f" ({decision.said_by})" if decision is not None and decision.said_by and merged else ""
-    note(f"git theta: {printable(path)}: {', '.join(p for p in parts if p) or 'merged'}{why}")
+    note(f"git theta: {printable(path)}: {', '.join(p for p in parts if p) or 'merged'}")
     for line in outcome.notes:
         note(f"  {printable(line)}")
