@@ -39,6 +39,8 @@ COMMANDS: dict[str, Entry] = {
     "track": Entry(EVERYDAY, "track", "Keep the files that match a pattern with git-theta."),
     "untrack": Entry(EVERYDAY, "untrack", "Stop keeping the files that match a pattern."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
+    "merge": Entry(EVERYDAY, "merge", "Merge any number of branches, with a strategy."),
+    "resolve": Entry(EVERYDAY, "resolve", "Settle a conflict with a strategy."),
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),

@@ -13,6 +13,7 @@ import click
 
 from git_theta.commands.conflicts import explain, explain_raw
 from git_theta.commands.deciding import Decision, decide
+from git_theta.commands.history import LATER
 from git_theta.commands.merging import Outcome, Side, merge_manifests
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable
@@ -50,6 +51,8 @@ def command(base: str, ours: str, theirs: str, marker_size: int, path: str) -> i
         return CONFLICT
     session = Session()
     try:
+        if session.settings.merge_now == LATER:  # git theta merge sees to it itself
+            return CONFLICT
         return _merge(session, path, Path(ours), before, [here, there])
     finally:
         session.close()
