@@ -45,7 +45,9 @@ class Passes:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
+            # Whatever the annotation promises, it comes from a user's function.
+            given: object = batch
+            if not isinstance(given, tuple | list) or len(given) != 2:
                 raise UsageError(
                     f"a batch is a {type(batch).__name__}, not a pair (inputs, labels)",
                     hint="yield (inputs, labels); labels may be None where none are needed",

@@ -196,4 +196,4 @@ def _backward(logits: Tensor, labels: Tensor | None) -> None:
     """Differentiate the log-likelihood of all examples, of the labels or of the best guess."""
     flat = logits.reshape(-1, logits.shape[-1])
     targets = flat.detach().argmax(-1) if labels is None else labels.reshape(-1)
-    functional.cross_entropy(flat, targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    functional.cross_entropy(flat, targets, reduction="sum").backward()
