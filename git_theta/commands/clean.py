@@ -13,6 +13,7 @@ from git_theta.commands.session import Session, say
 from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
 from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import ChunkFeed, Feed, LayoutFeed, Source
+from git_theta.core.identity import same_content
 from git_theta.core.layout import Layout, RangeReader, TensorView
 from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.splitting import BytesSource, drain, side_by_side, split_proven
@@ -229,6 +230,9 @@ def _store(
             say(path, f"cut short for a {name} file, stored as opaque chunks")
             name, views = OPAQUE, ()
         manifest = cleaner.manifest(name, views)
+        answer = _same_content(manifest, before)
+        if answer is not None:
+            return answer
         written = dict(data.finished + summaries.finished)
     return _conclude(session, manifest, reuse, written, lambda: _elsewhere(candidates, path))
 
@@ -269,6 +273,14 @@ def _known_answer(
         session.store.freshen(oid)
     session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))
     return kept.manifest
+
+
+def _same_content(manifest: Manifest, before: Sequence[tuple[bytes, Manifest]]) -> bytes | None:
+    """A manifest that was merged from parts, and so has no digest of the file, if it is this."""
+    for text, known in before:
+        if not known.digest and known.size == manifest.size and same_content(known, manifest):
+            return text
+    return None
 
 
 def _elsewhere(candidates: Candidates, path: str) -> set[str]:

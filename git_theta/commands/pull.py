@@ -194,7 +194,13 @@ def _failure(
 def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -> None:
     manifest, target = pending.manifest, pending.target
     threads = session.settings.threads
-    pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
+    pieces = rebuild(
+        manifest,
+        session.store.read,
+        session.plugins,
+        threads=threads,
+        learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, counted(pieces, advance))

@@ -197,6 +197,45 @@ class Relayout(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """A skeleton made of several, and what the user should know of how."""
+
+    relaid: Relaid
+    notes: tuple[str, ...] = ()
+
+
+class Reconciling(Protocol):
+    """A format that can merge what stands around the tensors: metadata, names, scalars."""
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],
+    ) -> Reconciled:
+        """Write one skeleton from those of an ancestor and several models, for these tensors.
+
+        Raises:
+            FormatError: they differ in what cannot be merged.
+        """
+        ...
+
+
+class Checking(Protocol):
+    """A format that repeats something computed from the segments' bytes, such as checksums."""
+
+    def checks(
+        self, file: RangeReader, layout: Layout
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Where that stands: segment -> (offset, size) of each place, in the same order always.
+
+        A merge copies these bytes with a segment that it takes from another version of the file,
+        so that it need not read the segment.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitTensor:
     """One tensor taken out of a file by `split`: C order, little-endian bytes."""
 

@@ -83,6 +83,17 @@ class TorchZipFormat:
                 patches.update((place, raw) for place in member.crc_at)
         return patches
 
+    def checks(
+        self, file: RangeReader, layout: Layout
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Where the CRC-32 of each storage stands."""
+        members = {member.data: member for member in read_members(file) if member.size}
+        return {
+            index: tuple((place, 4) for place in members[segment.offset].crc_at)
+            for index, segment in enumerate(layout.segments)
+            if segment.size and segment.offset in members
+        }
+
 
 def _torch_members(file: RangeReader) -> dict[str, Member]:
     """The members of the archive by name, without the folder that all of them are in."""

@@ -1,0 +1,1 @@
+"""Merge strategies: plug-ins of the group `git_theta.merges`."""
