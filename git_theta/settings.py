@@ -99,8 +99,15 @@ def _truth(text: str, key: str) -> bool:
 
 def _size(values: Mapping[str, str], key: str, default: int) -> int:
     text = values.get(key)
-    if text is None:
-        return default
+    return default if text is None else parse_size(text, key)
+
+
+def parse_size(text: str, key: str) -> int:
+    """A number of bytes, as people write it: 512m, 2g.
+
+    Raises:
+        UsageError: it is none; the message names the key.
+    """
     match = re.fullmatch(r"\s*(\d{1,15})\s*([kmgt]?)(i?b)?\s*", text.lower())
     if match is None:
         raise UsageError(f"{key} is {text!r}", hint="set a number of bytes, such as 8g")

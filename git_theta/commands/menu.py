@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry(INSPECT, "show", "Show the tensors of a file and how each is stored."),
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
+    "stats": Entry(INSPECT, "stats", "Compute statistics of a model that some merges need."),
     "install": Entry(REPAIR, "install", "Tell Git about git-theta; run it once."),
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
@@ -72,8 +73,10 @@ class Menu(click.Group):
             return None
         module = import_module(f"git_theta.commands.{entry.module}")
         found: click.Command = module.command
-        if all(parameter.name != "quiet" for parameter in found.params):
-            found.params.extend(_voice_options())
+        below = found.commands.values() if isinstance(found, click.Group) else ()
+        for one in (found, *below):
+            if all(parameter.name != "quiet" for parameter in one.params):
+                one.params.extend(_voice_options())
         return found
 
     @override
