@@ -40,6 +40,11 @@ def to_numbers(data: Bytes, dtype: str, *, double: bool = False) -> torch.Tensor
     return stored.to(wide, copy=True)
 
 
+def as_stored(data: Bytes, dtype: str) -> torch.Tensor:
+    """Stored bytes as a flat tensor of the stored dtype, on the CPU."""
+    return torch.from_numpy(data).view(_TORCH[dtype])
+
+
 def to_bytes(numbers: torch.Tensor, dtype: str) -> Bytes:
     """Numbers as bytes of a stored dtype, each rounded once to the nearest, ties to even.
 
@@ -73,6 +78,8 @@ def _round_to_odd(wide: torch.Tensor) -> torch.Tensor:
 
 def has_only_finite(numbers: torch.Tensor) -> bool:
     """Whether there is no NaN and no infinity."""
+    if numbers.element_size() == 1:
+        numbers = numbers.to(torch.float32)
     return bool(torch.isfinite(numbers).all())
 
 

@@ -24,7 +24,9 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads.
+    `threads` is the number of encoding and decoding threads. `merge_now` is what the environment
+    says of how to merge, `merge` what the configuration does; `pick` is "apply" where a change
+    that is picked is added to a tensor that both sides changed. `device` computes merges.
     """
 
     smudge_limit: int
@@ -36,6 +38,10 @@ class Settings:
     memory: int = 2 << 30
     threads: int = 2
     sync: bool = False
+    merge_now: str = ""
+    merge: str = ""
+    pick: str = "conflict"
+    device: str = "auto"
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -49,6 +55,9 @@ class Settings:
         reuse = values.get("theta.reuse", "tree")
         if reuse not in ("tree", "repository"):
             raise UsageError(f"theta.reuse is {reuse!r}", hint="set tree or repository")
+        pick = values.get("theta.pickmerge", "conflict")
+        if pick not in ("conflict", "apply"):
+            raise UsageError(f"theta.pickMerge is {pick!r}", hint="set conflict or apply")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
@@ -60,12 +69,25 @@ class Settings:
             memory=_size(values, "theta.memory", 2 << 30),
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
+            merge_now=env.get("GIT_THETA_MERGE", "").strip(),
+            merge=values.get("theta.merge", "").strip(),
+            pick=pick,
+            device=values.get("theta.device", "auto").strip(),
         )
 
 
 def environment() -> dict[str, str]:
     """A copy of this process's environment, for children that get a changed one."""
     return dict(os.environ)
+
+
+def merged_heads() -> dict[str, str]:
+    """The commits that a running `git merge` merges, with the names that the user gave them.
+
+    Git sets these variables for a merge, and not where it applies a change: rebase, cherry-pick.
+    """
+    begin = "GITHEAD_"
+    return {k[len(begin) :]: v for k, v in os.environ.items() if k.startswith(begin)}
 
 
 def caller_directory() -> Path:

@@ -303,7 +303,7 @@ def _conclude(
     own = list(manifest.all_chunks())
     here = {chunk.digest for chunk in own}
     bases = {d: c for d, c in reuse.closure(own).items() if d not in here}
-    manifest = replace(manifest, bases=bases, plugins=_plugins_needed(manifest))
+    manifest = replace(manifest, bases=bases, plugins=plugins_needed(manifest))
     sizes = {
         place.oid: written[place.oid] if place.oid in written else reuse.size(place.oid)
         for place in places(manifest)
@@ -334,7 +334,7 @@ def _rewritten(
     return with_objects(moved(manifest, where), dict(manifest.objects) | dict(packs.finished))
 
 
-def _plugins_needed(manifest: Manifest) -> dict[str, str]:
+def plugins_needed(manifest: Manifest) -> dict[str, str]:
     """Plug-ins of other packages that a reader of the manifest must have."""
     kinds = sorted({chunk.kind for chunk in manifest.all_chunks()})
     asked = [("updates", kind) for kind in kinds]
