@@ -27,9 +27,10 @@ class Settings:
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
     `merge_now` is what the environment says of how to merge, `merge` what the configuration does;
     `pick` is "apply" where a change that is picked is added to a tensor that both sides changed.
-    `device` computes merges. `threads` is the number of encoding and decoding threads. `scan` is what happens to a file
-    that runs code when it is loaded: warn, refuse or off. `kept` is a directory in which
-    `git theta switch` and its like keep the files that are about to be replaced.
+    `device` computes merges. `threads` is the number of encoding and decoding threads. `scan` is
+    what happens to a file that runs code when it is loaded: warn, refuse or off. `kept` is a
+    directory in which `git theta switch` and its like keep the files that are about to be
+    replaced.
     """
 
     smudge_limit: int
@@ -131,8 +132,15 @@ def _truth(text: str, key: str) -> bool:
 
 def _size(values: Mapping[str, str], key: str, default: int) -> int:
     text = values.get(key)
-    if text is None:
-        return default
+    return default if text is None else parse_size(text, key)
+
+
+def parse_size(text: str, key: str) -> int:
+    """A number of bytes, as people write it: 512m, 2g.
+
+    Raises:
+        UsageError: it is none; the message names the key.
+    """
     match = re.fullmatch(r"\s*(\d{1,15})\s*([kmgt]?)(i?b)?\s*", text.lower())
     if match is None:
         raise UsageError(f"{key} is {text!r}", hint="set a number of bytes, such as 8g")

@@ -210,4 +210,5 @@ def with_trailers(repo: Repo, message: str, trailers: Sequence[str]) -> str:
     if not trailers:
         return message
     words = [word for line in trailers for word in ("--trailer", line)]
-    return repo.git("interpret-trailers", *words, stdin=message.encode()).decode()
+    whole = message.rstrip("\n") + "\n"
+    return repo.git("interpret-trailers", *words, stdin=whole.encode()).decode()

@@ -56,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
     "scan": Entry(INSPECT, "scan", "Say what a checkpoint would run if somebody loaded it."),
+    "stats": Entry(INSPECT, "stats", "Compute statistics of a model that some merges need."),
     "install": Entry(REPAIR, "install", "Tell Git about git-theta; run it once."),
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
@@ -85,8 +86,10 @@ class Menu(click.Group):
         place, _, name = entry.module.partition(":")
         module = import_module(f"git_theta.commands.{place}")
         found: click.Command = getattr(module, name or "command")
-        if all(parameter.name != "quiet" for parameter in found.params):
-            found.params.extend(_voice_options())
+        below = found.commands.values() if isinstance(found, click.Group) else ()
+        for one in (found, *below):
+            if all(parameter.name != "quiet" for parameter in one.params):
+                one.params.extend(_voice_options())
         return found
 
     @override

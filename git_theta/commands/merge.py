@@ -24,6 +24,7 @@ from git_theta.commands.versions import Blob, side, tree
 from git_theta.core import threeway
 from git_theta.core.merging import segments_read
 from git_theta.core.recipe import Instructions
+from git_theta.core.sidecar import is_sidecar
 from git_theta.errors import MergeError, UsageError
 
 TRAILER = "Theta-Recipe"
@@ -146,7 +147,7 @@ def _jobs(merge: Merge, folded: Folded) -> list[Job]:
     attributes = session.repo.attributes(paths, ["merge", "theta-merge"])
     jobs = []
     for path in paths:
-        if attributes.get(path, {}).get("merge") != "theta":
+        if attributes.get(path, {}).get("merge") != "theta" or is_sidecar(path):
             continue
         job = _job(merge, folded, path, before, attributes[path].get("theta-merge", ""))
         if job is not None:

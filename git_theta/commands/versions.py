@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from git_theta.commands.merging import Side
 from git_theta.commands.session import Session
-from git_theta.core.manifest import Manifest
 from git_theta.errors import MergeError
 from git_theta.repo.tracked import manifest_text, parse_at
 
@@ -20,7 +19,7 @@ class Blob:
 
 
 def side(session: Session, path: str, oid: str, label: str, commit: str | None = None) -> Side:
-    """One version of a path by its blob, with the statistics that its commit has beside it.
+    """One version of a path by its blob; statistics are looked for beside it in its commit.
 
     Raises:
         MergeError: it was committed without git-theta.
@@ -30,13 +29,8 @@ def side(session: Session, path: str, oid: str, label: str, commit: str | None =
     if text is None:
         raise MergeError(f"{label}: {path} was committed without git-theta")
     manifest = parse_at(path, text)
-    statistics = _statistics(session, path, manifest, commit) if commit else {}
-    return Side(manifest=manifest, label=label, text=text, statistics=statistics)
-
-
-def _statistics(session: Session, path: str, model: Manifest, commit: str) -> dict[str, Manifest]:
-    """The side-cars of a model in a commit that were computed from these weights."""
-    return {}
+    place = (commit, path) if commit else None
+    return Side(manifest=manifest, label=label, text=text, place=place)
 
 
 def tree(session: Session, rev: str) -> dict[str, Blob]:
