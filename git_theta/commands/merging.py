@@ -24,7 +24,7 @@ from git_theta.core.assembly import Assembled, Version, assemble
 from git_theta.core.clean import OPAQUE, Tools
 from git_theta.core.compact import with_objects
 from git_theta.core.identity import identity
-from git_theta.core.manifest import CHUNK, Manifest, Segment, Tensor, dump
+from git_theta.core.manifest import CHUNK, Chunk, Manifest, Segment, Tensor, dump
 from git_theta.core.merging import Step, plan, segments_read, units
 from git_theta.core.recipe import Input, Instructions, Recipe
 from git_theta.core.storing import Fresh, Pending, encode, store_bytes
@@ -181,7 +181,7 @@ class Merger:
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
-                known=reuse.known,
+                known=lambda digest: self._known(reuse, digest),
                 data=data,
                 summaries=summaries,
                 update=session.plugins.updates("dense"),
@@ -211,6 +211,15 @@ class Merger:
             for manifest in side.statistics.values():
                 read += [tensor.segment for tensor in manifest.tensors.values()]
         return read
+
+    def _known(self, reuse: Reuse, digest: str) -> Chunk | None:
+        """A chunk that is stored already, with all that is needed to read it."""
+        chunk = reuse.known(digest)
+        if chunk is not None:
+            chunks = [chunk, *reuse.closure([chunk]).values()]
+            places = [place for c in chunks for place in (c.at, c.summary) if place is not None]
+            self.source.add(chunks, {place.oid: reuse.size(place.oid) for place in places})
+        return chunk
 
     def _learn(self, data: PackWriter, summaries: PackWriter) -> None:
         """Make what was just stored readable: checksums are computed from it."""
