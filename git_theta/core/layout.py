@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 from git_theta.core.dtypes import DTYPES
 from git_theta.errors import FormatError
 
+EVERYTHING = -1
 MAX_DIMENSIONS = 64
 MAX_LENGTH = 2**63 - 1
 
@@ -230,7 +231,8 @@ class Checking(Protocol):
         """Where that stands: segment -> (offset, size) of each place, in the same order always.
 
         A merge copies these bytes with a segment that it takes from another version of the file,
-        so that it need not read the segment.
+        so that it need not read the segment. Under `EVERYTHING` stands what no reader checks and
+        every writer makes anew: a difference there is no change.
         """
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from git_theta.core.layout import Layout, RangeReader, Segment, TensorView
+from git_theta.core.layout import EVERYTHING, Layout, RangeReader, Segment, TensorView
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
 from git_theta.formats.pickle_reader import Node
@@ -29,6 +29,7 @@ from git_theta.formats.zip_directory import STORED, Member, read_members, unpack
 MAX_PICKLE = 64 << 20
 _BLOCK = 1 << 20
 
+_NUMBER = "/.data/serialization_id"
 _STORAGE = re.compile(r"(?:data|constants)/[^/]+\Z")
 _FIRST = re.compile(
     rb"[^/]+/(?:data\.pkl|constants\.pkl|bytecode\.pkl|version|byteorder|\.format_version"
@@ -86,13 +87,19 @@ class TorchZipFormat:
     def checks(
         self, file: RangeReader, layout: Layout
     ) -> Mapping[int, tuple[tuple[int, int], ...]]:
-        """Where the CRC-32 of each storage stands."""
-        members = {member.data: member for member in read_members(file) if member.size}
-        return {
-            index: tuple((place, 4) for place in members[segment.offset].crc_at)
+        """Where the CRC-32 of each storage stands, and the number that every writing changes."""
+        members = read_members(file)
+        placed = {member.data: member for member in members if member.size}
+        found = {
+            index: tuple((place, 4) for place in placed[segment.offset].crc_at)
             for index, segment in enumerate(layout.segments)
-            if segment.size and segment.offset in members
+            if segment.size and segment.offset in placed
         }
+        number = [m for m in members if m.name.endswith(_NUMBER) and m.method == STORED]
+        if number:
+            places = ((number[0].data, number[0].size), *((at, 4) for at in number[0].crc_at))
+            found[EVERYTHING] = places
+        return found
 
 
 def _torch_members(file: RangeReader) -> dict[str, Member]:
