@@ -82,3 +82,44 @@ def test_tied_on_one_side_only_is_a_conflict(bench: Bench):
     assert [step.reason for step in outcome.conflicts] == [
         "tied to another tensor on one side only"
     ]
+
+
+def checkpoint(weight: float, **values: Any) -> dict[str, Any]:
+    plain = {"epoch": 3, "lr": 0.1, "done": False, "best": 1.5, "name": "abc"} | values
+    return {"model": {"w": torch.full((5,), weight), "v": torch.ones(2)}, **plain}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_plain_values_are_merged_too(bench: Bench, zipped: bool):
+    def keep(*args: Any, **values: Any) -> Any:
+        data = saved(checkpoint(*args, **values), _use_new_zipfile_serialization=zipped)
+        return bench.keep(data, "m.pt")
+
+    base, ours = keep(0.0), keep(2.0, epoch=5, lr=0.25, name="xyz")
+    theirs = keep(4.0, epoch=7, done=True, best=2.5)
+    outcome = bench.average(base, ours, theirs)
+    found = loaded(bench, outcome.text)
+    assert torch.equal(found["model"]["w"], torch.full((5,), 3.0))
+    wanted = {"epoch": 5, "lr": 0.25, "done": True, "best": 2.5, "name": "xyz"}
+    assert {name: found[name] for name in wanted} == wanted
+    assert outcome.notes == ["'epoch' was changed on both sides (5 and 7): ours was kept"]
+
+
+def test_a_value_that_fits_into_neither_file_is_a_conflict(bench: Bench):
+    base = bench.keep(saved(checkpoint(0.0, a=1, b=1)), "m.pt")
+    ours = bench.keep(saved(checkpoint(1.0, a=70000, b=1)), "m.pt")
+    theirs = bench.keep(saved(checkpoint(2.0, a=1, b=70000)), "m.pt")
+    with pytest.raises(Exception, match="does not fit into the place"):
+        bench.average(base, ours, theirs)
+
+
+def test_a_checkpoint_that_only_one_side_went_on_with(bench: Bench):
+    """Optimizer state that appeared on one side makes that side's file the frame."""
+    base = bench.keep(saved({"w": torch.zeros(3), "v": torch.zeros(3)}), "m.pt")
+    ours = bench.keep(saved({"w": torch.ones(3), "v": torch.zeros(3)}), "m.pt")
+    more = {"w": torch.zeros(3), "v": torch.ones(3), "optimizer": {"m": torch.ones(4), "step": 9}}
+    theirs = bench.keep(saved(more), "m.pt")
+    found = loaded(bench, bench.merge(base, ours, theirs).text)
+    assert torch.equal(found["w"], torch.ones(3))
+    assert torch.equal(found["v"], torch.ones(3))
+    assert found["optimizer"]["step"] == 9
