@@ -37,9 +37,9 @@ def agreed(
 ) -> Tensor:
     """Each entry as the models of the stronger sign have it; overwrites deltas.
 
-    The sign with the larger sum of weighted magnitudes is elected, or that of `votes` where they are
-    given, which is overwritten; the result is the sum of the
-    weighted entries of that sign, over the sum of their weights if asked for. Weights count by
+    The sign with the larger sum of weighted magnitudes is elected, or that of `votes` where they
+    are given (and overwritten); the result is the sum of the weighted entries of that sign, over
+    the sum of their weights if asked for. Weights count by
     their magnitude there: a negative one negates its delta. Where both sides weigh the same the
     result is what `sign` says: the positive part, the negative part or zero.
     """

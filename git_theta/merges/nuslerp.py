@@ -20,7 +20,8 @@ class NuSlerp:
     """slerp with t = w_2 / (w_1 + w_2), or 1/2 where the weights cancel.
 
     With `from_base` the task vectors are turned and added to the ancestor. Without `flatten` each
-    vector along the last axis, or along the first with `row_wise`, is turned on its own. A line instead of an arc where |cos| is above 0.9995.
+    vector along the last axis, or along the first with `row_wise`, is turned on its own. A line
+    instead of an arc where |cos| is above 0.9995.
 
     Source: nuslerp of model merging tools, after Shoemake (1985).
     """

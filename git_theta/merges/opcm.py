@@ -76,7 +76,8 @@ class Opcm:
 
     def merge(self, versions: Versions) -> Tensor:
         total = self._total(versions)
-        return (total * versions.gathered).add_(ancestor(versions))
+        total = total * float(versions.gathered)
+        return total.add_(ancestor(versions))
 
     def _total(self, versions: Versions) -> Tensor:
         base = ancestor(versions)

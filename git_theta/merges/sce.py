@@ -40,8 +40,9 @@ def _selected(part: Versions, best: Top | None) -> list[Tensor]:
 class Sce:
     """B + sum(w_i V_i) / sum(w_i) over the models of the stronger sign, w_i = mean(V_i^2).
 
-    The stronger sign is that of sum(V_i); B where it is zero. Before that the share `select_topk` of the entries with the highest variance between the models
-    is selected, among those with any. The weights are those of the whole tensor.
+    The stronger sign is that of sum(V_i); B where it is zero. Before that the share `select_topk`
+    of the entries with the highest variance between the models is selected, among those with any.
+    The weights are those of the whole tensor.
 
     Source: FuseChat (Wan et al., 2024).
     """

@@ -115,11 +115,5 @@ def count(share: float, size: int) -> int:
 
 
 def quantile(parts: Parts, size: int, share: float) -> float:
-    """The entry at `share` of the way from the smallest to the largest, between two if need be."""
-    place = share * (size - 1)
-    low = int(place)
-    value = largest(parts, size - low).value
-    if place == low:
-        return value
-    above = largest(parts, size - low - 1).value
-    return value + (above - value) * (place - low)
+    """The entry at `share` of the way from the smallest to the largest, the lower of two."""
+    return largest(parts, size - int(share * (size - 1))).value
