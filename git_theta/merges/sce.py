@@ -30,9 +30,9 @@ def _selected(part: Versions, best: Top | None) -> list[Tensor]:
     changes = deltas(part)
     if best is not None:
         variance = torch.stack(changes).var(0, correction=0)
-        dropped = best.keeps(variance).logical_not_()
+        kept = best.keeps(variance)
         for change in changes:
-            change.masked_fill_(dropped, 0)
+            change *= kept
     return changes
 
 

@@ -32,16 +32,17 @@ class Top:
     whole: bool
 
     def keeps(self, magnitudes: Tensor) -> Tensor:
-        """Which entries of the next block belong to the k largest, as booleans."""
-        if self.whole:
-            return magnitudes >= self.value
-        kept = magnitudes > self.value
-        if self.spare > 0:
-            same = magnitudes == self.value
-            places = same.cumsum(0)
-            kept |= same & (places <= self.spare)
-            self.spare -= min(self.spare, int(places[-1]))
-        return kept
+        """Which entries of the next block belong to the k largest, as 1 and 0; overwrites it."""
+        if self.whole or not self.spare:
+            return magnitudes.ge_(self.value) if self.whole else magnitudes.gt_(self.value)
+        same = magnitudes == self.value
+        found = int(same.sum())
+        if found <= self.spare:
+            self.spare -= found
+            return magnitudes.ge_(self.value)
+        kept = same & (same.cumsum(0) <= self.spare)
+        self.spare = 0
+        return magnitudes.gt_(self.value).add_(kept)
 
 
 def digits(dtype: torch.dtype) -> int:
