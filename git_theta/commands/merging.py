@@ -13,7 +13,7 @@ from git_theta.commands.session import Session
 from git_theta.commands.sides import Outcome, Side
 from git_theta.commands.strategies import Chooser, strategy_needs
 from git_theta.core.clean import OPAQUE
-from git_theta.core.merging import plan, units
+from git_theta.core.merging import Step, plan, units
 from git_theta.core.recipe import Instructions
 from git_theta.errors import MergeError
 
@@ -66,8 +66,21 @@ def plan_merge(base: Side | None, models: Sequence[Side], instructions: Instruct
     steps = plan(found, choose, everything=everything, mismatch=instructions.mismatch)
     outcome = Outcome(steps=steps)
     outcome.conflicts = [step for step in steps if step.action == "conflict"]
-    outcome.notes = [f"{step.unit.name}: {step.note}" for step in steps if step.note]
+    outcome.notes = _notes(steps)
     return outcome
+
+
+def _notes(steps: Sequence[Step]) -> list[str]:
+    """What is to be known of tensors, each thing once with the first of them."""
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        note = step.note or (step.chosen.note if step.chosen is not None else "")
+        if note:
+            found.setdefault(note, []).append(step.unit.name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {note}"
+        for note, names in found.items()
+    ]
 
 
 def _refuse_unlike(base: Side | None, models: Sequence[Side]) -> None:
