@@ -31,6 +31,8 @@ class Chooser:
         if rule is None:
             return None
         found = strategy_class(rule.strategy)
+        if rule.pattern == "*" and self._is_running(name) and not hasattr(found, "takes"):
+            return self._running(rule)
         place = self._places.get(name, 0.0)
         parameters = {
             key: _at(found, key, value, place, name) for key, value in rule.parameters.items()
@@ -39,6 +41,19 @@ class Chooser:
         if key not in self._made:
             self._made[key] = make(rule.strategy, parameters)
         return Chosen(strategy=self._made[key], parameters=parameters)
+
+    def _is_running(self, name: str) -> bool:
+        """Whether a tensor is what a BatchNorm has seen on average, not what it has learnt."""
+        stem, _, last = name.rpartition("running_")
+        return last in ("mean", "var") and f"{stem}num_batches_tracked" in self._places
+
+    def _running(self, rule: Rule) -> Chosen:
+        """Averages of data are averaged, whatever is done with weights: a variance stays one."""
+        weights = rule.parameters.get("weights", ())
+        plain = isinstance(weights, list) and all(isinstance(w, (int, float)) for w in weights)
+        parameters = {"weights": weights} if plain and sum(weights) > 0 else {}
+        note = "a running statistic of BatchNorm was averaged: estimate it anew on some data"
+        return Chosen(strategy=make("average", parameters), parameters=parameters, note=note)
 
 
 def strategy_class(name: str) -> Any:
