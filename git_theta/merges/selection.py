@@ -16,7 +16,7 @@ from torch import Tensor
 Parts = Callable[[], Iterable[Tensor]]
 _DIGIT = 16
 BINS = 1 << _DIGIT
-_FEW = 1 << 12
+FEW = 1 << 12
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ def largest(parts: Parts, k: int) -> Top:
     `parts` is called once for each digit and must give the same blocks every time.
     """
     few = list(islice(parts(), 2))
-    if len(few) == 1 and few[0].numel() <= _FEW:
+    if len(few) == 1 and few[0].numel() <= FEW:
         return _largest_of_few(few[0], k)
     prefix, left, level, equal = 0, k, 0, 0
     dtype = torch.float32
