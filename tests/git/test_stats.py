@@ -96,7 +96,7 @@ def test_what_was_computed_is_what_the_api_gives(trained: Sandbox):
     args = ("stats", "fisher", "model.safetensors", "--with", "hook:pair")
     trained.theta(*args, "--estimator", "empirical", "--memory", "1k", "-o", "here.safetensors")
     space: dict[str, object] = {}
-    exec(HOOK, space)  # noqa: S102 - the very functions that the command ran
+    exec(HOOK, space)
     model, batches = space["pair"](trained.work / "model.safetensors")  # type: ignore[operator]
     from git_theta import stats
 
