@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
-from git_theta.repo.reuse import Candidates, Reuse
+from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
@@ -67,6 +67,7 @@ class Storing:
         self._choice = choice
         self._asked = asked or force
         self._force = force
+        self._kinds = choice.kinds if asked else None
         self._candidates = Candidates(session.repo)
         self._reuse = Reuse(
             self._candidates, session.store, session.catalog, session.plugins.updates
@@ -113,7 +114,7 @@ class Storing:
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
-                known=_nothing if self._force else self._reuse.known,
+                known=self._known(),
                 anew=frozenset(self._choice.loaded),
                 data=data,
                 summaries=summaries,
@@ -139,6 +140,32 @@ class Storing:
                 return answer
             written = dict(data.finished + summaries.finished)
         return self._conclude(manifest, written)
+
+    def _known(self) -> Callable[[str], Chunk | None]:
+        """Which records may be used again.
+
+        Where kinds were asked for, those of other kinds may not; but what is committed as dense
+        stays, since to store it again would change nothing but its place.
+        """
+        if self._force:
+            return _nothing
+        kinds = self._kinds
+        if kinds is None:
+            return self._reuse.known
+        committed: set[str] = set()
+        found = self.session.repo.objects.read(f"HEAD:{self.path}", limit=MAX_MANIFEST)
+        if found is not None:
+            with suppress(ThetaError):
+                committed = {c.digest for c in parse(found[1]).all_chunks() if c.kind == DENSE}
+
+        def known(digest: str) -> Chunk | None:
+            chunk = self._reuse.known(digest)
+            if chunk is None or digest in committed:
+                return chunk
+            fits = kinds == {DENSE} if chunk.kind == DENSE else chunk.kind in kinds
+            return chunk if fits else None
+
+        return known
 
     # --- on the cleaner's threads ----------------------------------------------------------------
 
