@@ -60,7 +60,7 @@ def test_the_k_largest_are_those_of_a_stable_sort(
 def test_quantiles_are_entries(numbers: list[float], share: float) -> None:
     whole = torch.tensor(numbers)
     found = selection.quantile(lambda: [whole.clone()], len(numbers), share)
-    assert found == np.sort(np.float32(numbers))[int(share * (len(numbers) - 1))]
+    assert found == np.sort(np.array(numbers, np.float32))[int(share * (len(numbers) - 1))]
 
 
 def model(name: str, base: Tensor, *models: Tensor) -> Versions:
