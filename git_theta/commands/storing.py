@@ -18,6 +18,7 @@ from git_theta.core.choice import AUTO, DENSE, Choice, Chooser, Outcome, dense_r
 from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
 from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import Feed
+from git_theta.core.identity import same_content
 from git_theta.core.layout import TensorView
 from git_theta.core.manifest import Chunk, Manifest, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
@@ -134,6 +135,9 @@ class Storing:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
             manifest = cleaner.manifest(name, views)
+            answer = None if self._asked else self._same_content(manifest)
+            if answer is not None:
+                return answer
             written = dict(data.finished + summaries.finished)
         return self._conclude(manifest, written)
 
@@ -221,6 +225,13 @@ class Storing:
         session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))
         return kept.manifest
 
+    def _same_content(self, manifest: Manifest) -> bytes | None:
+        """A manifest that was merged from parts, and so has no digest of the file, if it is it."""
+        for text, known in self._before:
+            if not known.digest and known.size == manifest.size and same_content(known, manifest):
+                return text
+        return None
+
     def _elsewhere(self) -> set[str]:
         """Objects that other staged files name."""
         found: set[str] = set()
@@ -233,7 +244,7 @@ class Storing:
         """Fill in bases, plug-ins and objects, rewrite wasteful ones, and remember the result."""
         session, reuse = self.session, self._reuse
         manifest = replace(manifest, bases=reuse.closure(manifest.all_chunks()))
-        manifest = replace(manifest, plugins=_plugins_needed(manifest))
+        manifest = replace(manifest, plugins=plugins_needed(manifest))
         sizes = {
             place.oid: written[place.oid] if place.oid in written else reuse.size(place.oid)
             for place in places(manifest)
@@ -241,7 +252,7 @@ class Storing:
         manifest = with_objects(manifest, sizes)
         chosen = wasteful(manifest) and wasteful(manifest, self._elsewhere())
         if chosen:
-            manifest = _rewritten(session, manifest, chosen, written)
+            manifest = rewritten(session, manifest, chosen, written)
         text = dump(manifest)
         fresh = proofs(manifest, lambda chunk: chunk.at.oid in written)
         session.catalog.keep_proven([*reuse.proven, *fresh])
@@ -256,7 +267,7 @@ def _nothing(digest: str) -> Chunk | None:  # noqa: ARG001
     return None
 
 
-def _rewritten(
+def rewritten(
     session: Session, manifest: Manifest, chosen: set[str], written: dict[str, int]
 ) -> Manifest:
     """Copy the used records of some objects into new ones."""
@@ -269,7 +280,7 @@ def _rewritten(
     return with_objects(moved(manifest, where), dict(manifest.objects) | dict(packs.finished))
 
 
-def _plugins_needed(manifest: Manifest) -> dict[str, str]:
+def plugins_needed(manifest: Manifest) -> dict[str, str]:
     """Plug-ins of other packages that a reader of the manifest must have."""
     kinds = sorted({chunk.kind for chunk in manifest.all_chunks()})
     asked = [("updates", kind) for kind in kinds]
