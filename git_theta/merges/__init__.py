@@ -1,1 +1,1 @@
-"""Merge strategies: plug-ins of the group `git_theta.merges`."""
+"""The merge strategies that are shipped: functions of one tensor's versions, in torch."""

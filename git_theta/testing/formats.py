@@ -1,13 +1,4 @@
-"""Contract tests for authors of plug-ins: subclass a contract, and pytest runs the laws.
-
-    class TestMyFormat(FormatContract):
-        format = MyFormat()
-
-        def files(self):
-            return [Path("small.mine").read_bytes()]
-
-Needs pytest and hypothesis; nothing else in git-theta imports this module.
-"""
+"""The laws of formats."""
 
 from __future__ import annotations
 
