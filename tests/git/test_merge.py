@@ -67,7 +67,7 @@ def test_an_attribute_is_all_that_a_merge_needs(repo: Sandbox):
     overlapping(two)
     done = repo.run("git", "merge", "--no-edit", "other")
     assert "1 tensor merged with average (the attribute theta-merge)" in done.stderr
-    wanted = two.base | {n: ONES for n in ("layer.0.weight", "layer.1.weight")}
+    wanted = two.base | dict.fromkeys(("layer.0.weight", "layer.1.weight"), ONES)
     assert same(two.loaded(), wanted | {"layer.2.weight": ONES * 2.5})
     assert repo.git("status", "--short") == ""
     two.path.touch()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,10 +95,13 @@ def weighted(seed: int, count: int) -> Figures:
     models = here.specialists(count)
     fishers, grams = here.statistics("fisher", count), here.statistics("gram", count)
 
-    def score(name: str, statistics: dict[str, list[dict[str, Tensor]]], **how: object) -> float:
+    def score(name: str, statistics: dict[str, list[dict[str, Tensor]]], **how: Any) -> float:
         return here.score(merged(name, None, models, statistics=statistics, **how), count)
 
-    own = [accuracy(m, here.split.test.seen(d)) for m, d in zip(models, here.domains(count), strict=True)]
+    own = [
+        accuracy(m, here.split.test.seen(d))
+        for m, d in zip(models, here.domains(count), strict=True)
+    ]
     return {
         "base": here.score(here.base, count),
         "specialists": sum(own) / count,
@@ -116,9 +120,7 @@ def mats(seed: int, count: int) -> Figures:
     grams = here.statistics("gram", count)
     found = {}
     for rounds in (1, 3, 10, 30, 100):
-        weights = merged(
-            "mats", None, here.specialists(count), statistics=grams, iterations=rounds
-        )
+        weights = merged("mats", None, here.specialists(count), statistics=grams, iterations=rounds)
         found[f"mats {rounds}"] = here.score(weights, count)
     return found
 
@@ -207,7 +209,7 @@ def spectral(seed: int, count: int) -> Figures:
     here = lab(seed)
     models = here.specialists(count)
     found = {}
-    ways: Sequence[tuple[str, str, dict[str, object]]] = (
+    ways: Sequence[tuple[str, str, dict[str, Any]]] = (
         ("task arithmetic", "task-arithmetic", {}),
         ("iso-c", "iso-c", {}),
         ("tsv-m", "tsvm", {}),
@@ -215,7 +217,7 @@ def spectral(seed: int, count: int) -> Figures:
     )
     for label, name, how in ways:
 
-        def make(scale: float, name: str = name, how: dict[str, object] = how) -> Weights:
+        def make(scale: float, name: str = name, how: dict[str, Any] = how) -> Weights:
             return merged(name, here.base, models, scale=scale, **how)
 
         found[label], found[f"{label} scale"] = here.best(make, count)
