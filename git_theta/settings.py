@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+KEPT = "GIT_THETA_KEPT"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -24,9 +25,12 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads. `merge_now` is what the environment
-    says of how to merge, `merge` what the configuration does; `pick` is "apply" where a change
-    that is picked is added to a tensor that both sides changed. `device` computes merges.
+    `merge_now` is what the environment says of how to merge, `merge` what the configuration does;
+    `pick` is "apply" where a change that is picked is added to a tensor that both sides changed.
+    `device` computes merges. `threads` is the number of encoding and decoding threads. `scan` is
+    what happens to a file that runs code when it is loaded: warn, refuse or off. `kept` is a
+    directory in which `git theta switch` and its like keep the files that are about to be
+    replaced.
     """
 
     smudge_limit: int
@@ -42,6 +46,8 @@ class Settings:
     merge: str = ""
     pick: str = "conflict"
     device: str = "auto"
+    scan: str = "warn"
+    kept: Path | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -58,6 +64,9 @@ class Settings:
         pick = values.get("theta.pickmerge", "conflict")
         if pick not in ("conflict", "apply"):
             raise UsageError(f"theta.pickMerge is {pick!r}", hint="set conflict or apply")
+        scan = values.get("theta.scan", "warn")
+        if scan not in ("warn", "refuse", "off"):
+            raise UsageError(f"theta.scan is {scan!r}", hint="set warn, refuse or off")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
@@ -73,6 +82,8 @@ class Settings:
             merge=values.get("theta.merge", "").strip(),
             pick=pick,
             device=values.get("theta.device", "auto").strip(),
+            scan=scan,
+            kept=Path(env[KEPT]) if env.get(KEPT) else None,
         )
 
 

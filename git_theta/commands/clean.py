@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from git_theta import registry
+from git_theta.commands.scan_policy import look_at
 from git_theta.commands.session import Session, say
 from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
 from git_theta.core.compact import moved, places, wasteful, with_objects
@@ -225,6 +226,7 @@ def _store(
             summaries.abandon()
             return answer
         session.ensure_hooks(storing=True)
+        look_at(session, path, cleaner.size)
         name = found.name
         if feed.truncated:
             say(path, f"cut short for a {name} file, stored as opaque chunks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from git_theta.commands.session import Session
 from git_theta.commands.strategies import parse_setting, strategy_class
@@ -38,6 +38,22 @@ def decide(session: Session, path: str) -> Decision:
         said_by=said_by,
         real=real,
     )
+
+
+def configured(session: Session, given: Instructions, attribute: str) -> Decision:
+    """What decides for a path in `git theta merge`: its options, then as in a merge of Git's."""
+    if given.rules:
+        return Decision(instructions=given, said_by="the command line", real=True)
+    settings = session.settings
+    for text, said_by in (
+        (settings.merge_now, "GIT_THETA_MERGE"),
+        (attribute, "the attribute theta-merge"),
+        (settings.merge, "theta.merge"),
+    ):
+        if text:
+            instructions = replace(given, rules=rules_from(text))
+            return Decision(instructions=instructions, said_by=said_by, real=True)
+    return Decision(instructions=given, said_by="", real=True)
 
 
 def _said(session: Session, path: str, *, real: bool) -> tuple[str, str]:

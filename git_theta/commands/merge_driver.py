@@ -13,11 +13,13 @@ import click
 
 from git_theta.commands.conflicts import explain, explain_raw
 from git_theta.commands.deciding import Decision, decide
+from git_theta.commands.history import LATER
 from git_theta.commands.merging import Outcome, Side, merge_manifests
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.recipe import Instructions
+from git_theta.core.sidecar import is_sidecar
 from git_theta.core.threeway import Fate
 from git_theta.errors import MergeError
 from git_theta.settings import merged_heads
@@ -42,27 +44,31 @@ def command(base: str, ours: str, theirs: str, marker_size: int, path: str) -> i
         # for binary files, keep their ancestor: then neither side can win by looking unchanged.
         Path(ours).write_bytes(Path(base).read_bytes())
         return MERGED
-    before, here, there = (
-        _read(Path(name), label) for name, label in _labelled(base, ours, theirs)
-    )
+    if is_sidecar(path):
+        note(f"git theta: {printable(path)}: statistics of our side; the merged model has none yet")
+        return MERGED
+    heads = list(merged_heads().items())
+    commit, name = heads[0] if len(heads) == 1 else (None, "theirs")
+    before = _read(Path(base), "base")
+    here = _read(Path(ours), "ours", ("HEAD", path))
+    there = _read(Path(theirs), name, (commit, path) if commit else None)
     if here is None or there is None:
         explain_raw(path)
         return CONFLICT
     session = Session()
     try:
+        if session.settings.merge_now == LATER:  # git theta merge sees to it itself
+            return CONFLICT
         return _merge(session, path, Path(ours), before, [here, there])
     finally:
         session.close()
 
 
-def _labelled(base: str, ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
-    names = list(merged_heads().values())
-    return (base, "base"), (ours, "ours"), (theirs, names[0] if len(names) == 1 else "theirs")
-
-
-def _read(path: Path, label: str) -> Side | None:
+def _read(path: Path, label: str, place: tuple[str, str] | None = None) -> Side | None:
     data = path.read_bytes()
-    return Side(manifest=parse(data), label=label, text=data) if is_manifest(data) else None
+    if not is_manifest(data):
+        return None
+    return Side(manifest=parse(data), label=label, text=data, place=place)
 
 
 def _merge(session: Session, path: str, target: Path, base: Side | None, sides: list[Side]) -> int:

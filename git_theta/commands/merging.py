@@ -18,13 +18,13 @@ from git_theta import __version__
 from git_theta.commands.clean import plugins_needed
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
-from git_theta.commands.strategies import Chooser
+from git_theta.commands.strategies import Chooser, strategy_needs
 from git_theta.core import skeleton as skeletons
 from git_theta.core.assembly import Assembled, Version, assemble
 from git_theta.core.clean import OPAQUE, Tools
 from git_theta.core.compact import with_objects
 from git_theta.core.identity import identity
-from git_theta.core.manifest import CHUNK, Manifest, Segment, Tensor, dump
+from git_theta.core.manifest import CHUNK, Chunk, Manifest, Segment, Tensor, dump
 from git_theta.core.merging import Step, plan, segments_read, units
 from git_theta.core.recipe import Input, Instructions, Recipe
 from git_theta.core.storing import Fresh, Pending, encode, store_bytes
@@ -39,11 +39,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One version that goes into a merge. `statistics` has its side-cars by kind."""
+    """One version that goes into a merge.
+
+    `statistics` has its side-cars by kind; those that a strategy needs and that are not given are
+    looked for at `place`, a revision and the path of the model in it.
+    """
 
     manifest: Manifest
     label: str
     text: bytes = b""
+    place: tuple[str, str] | None = None
     statistics: Mapping[str, Manifest] = field(default_factory=dict)
 
 
@@ -78,17 +83,32 @@ def merge_manifests(
         MissingError: objects that must be read are nowhere.
     """
     _refuse_unlike(base, models)
+    models = [_with_statistics(session, model, instructions) for model in models]
     outcome = plan_merge(base, models, instructions)
     if not outcome.conflicts:
         Merger(session, base, models, instructions, outcome).run()
     return outcome
 
 
+def _with_statistics(session: Session, side: Side, instructions: Instructions) -> Side:
+    """A version with the side-cars that the strategies need, as far as they are known of."""
+    kinds = {kind for rule in instructions.rules for kind in strategy_needs(rule).statistics}
+    found = dict(side.statistics)
+    read = (session.store.read, session.plugins.updates)
+    for kind in sorted(kinds - found.keys()):
+        if side.place is not None:
+            from git_theta.repo.sidecars import require_sidecar
+
+            beside = require_sidecar(session.repo, side.place, kind, side.manifest, read)
+            found[kind] = beside.manifest
+    return replace(side, statistics=found)
+
+
 def plan_merge(base: Side | None, models: Sequence[Side], instructions: Instructions) -> Outcome:
     """What a merge would do, without reading a tensor."""
     found = units(base.manifest if base else None, [model.manifest for model in models])
     choose = Chooser(instructions, [name for unit in found for name in unit.names])
-    _refuse_needs(choose, instructions, base, models)
+    _refuse_needs(instructions, base, models)
     everything = instructions.scope == "all"
     steps = plan(found, choose, everything=everything, mismatch=instructions.mismatch)
     outcome = Outcome(steps=steps)
@@ -105,12 +125,10 @@ def _refuse_unlike(base: Side | None, models: Sequence[Side]) -> None:
         raise MergeError("the file is kept as a whole: no tensors of it are known")
 
 
-def _refuse_needs(
-    choose: Chooser, instructions: Instructions, base: Side | None, models: Sequence[Side]
-) -> None:
+def _refuse_needs(instructions: Instructions, base: Side | None, models: Sequence[Side]) -> None:
     """Say what a strategy lacks before anything is read."""
     for rule in instructions.rules:
-        needs = choose.needs(rule)
+        needs = strategy_needs(rule)
         least, most = needs.models
         number = len(models)
         if number < least or (most is not None and number > most):
@@ -163,7 +181,7 @@ class Merger:
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
-                known=reuse.known,
+                known=lambda digest: self._known(reuse, digest),
                 data=data,
                 summaries=summaries,
                 update=session.plugins.updates("dense"),
@@ -193,6 +211,15 @@ class Merger:
             for manifest in side.statistics.values():
                 read += [tensor.segment for tensor in manifest.tensors.values()]
         return read
+
+    def _known(self, reuse: Reuse, digest: str) -> Chunk | None:
+        """A chunk that is stored already, with all that is needed to read it."""
+        chunk = reuse.known(digest)
+        if chunk is not None:
+            chunks = [chunk, *reuse.closure([chunk]).values()]
+            places = [place for c in chunks for place in (c.at, c.summary) if place is not None]
+            self.source.add(chunks, {place.oid: reuse.size(place.oid) for place in places})
+        return chunk
 
     def _learn(self, data: PackWriter, summaries: PackWriter) -> None:
         """Make what was just stored readable: checksums are computed from it."""

@@ -25,11 +25,6 @@ class Chooser:
         self._places = layers(names)
         self._made: dict[str, Any] = {}
 
-    def needs(self, rule: Rule) -> Needs:
-        """What the strategy of a rule needs."""
-        found: Needs = strategy_class(rule.strategy).needs
-        return found
-
     def __call__(self, name: str) -> Chosen | None:
         """The strategy for a tensor, or None where no rule is for it."""
         rule = self._instructions.rule(name)
@@ -53,6 +48,12 @@ def strategy_class(name: str) -> Any:
         NoPluginError: no installed package offers it.
     """
     return registry.load_class("merges", name)
+
+
+def strategy_needs(rule: Rule) -> Needs:
+    """What the strategy of a rule needs."""
+    found: Needs = strategy_class(rule.strategy).needs
+    return found
 
 
 def make(name: str, parameters: Mapping[str, Any]) -> Any:

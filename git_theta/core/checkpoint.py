@@ -28,8 +28,8 @@ _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Part of a unit: skeleton bytes, or a chunk to decode."""
+class Part:
+    """A byte range of the file: skeleton bytes, or a chunk to decode."""
 
     size: int
     data: memoryview | None
@@ -51,7 +51,7 @@ def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Upda
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    chunks = _by_digest(manifest)
+    chunks = by_digest(manifest)
     plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
     if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
         raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
@@ -156,7 +156,8 @@ def _joined(
         raise CorruptError(f"the format {manifest.format!r} fails with {error!r}") from error
 
 
-def _by_digest(manifest: Manifest) -> dict[str, Chunk]:
+def by_digest(manifest: Manifest) -> dict[str, Chunk]:
+    """The chunks in which updates find their bases; empty where there are no updates."""
     if not manifest.bases:
         return {}
     return {chunk.digest: chunk for chunk in manifest.all_chunks()}
@@ -170,10 +171,10 @@ def _interleaved(
     threads: int,
 ) -> Iterator[memoryview]:
     segments = skeletons.ordered_segments(manifest, skeleton.order)
-    chunks = _by_digest(manifest)
+    chunks = by_digest(manifest)
     free: list[Bytes] = []
 
-    def decode(parts: list[_Part], size: int) -> Bytes:
+    def decode(parts: list[Part], size: int) -> Bytes:
         buffer = _buffer(free, size)
         start = 0
         for part in parts:
@@ -188,7 +189,7 @@ def _interleaved(
     waiting: deque[tuple[Future[Bytes], int]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for parts in _units(_parts(skeleton, segments)):
+        for parts in _units(file_parts(skeleton, segments)):
             size = sum(part.size for part in parts)
             waiting.append((pool.submit(decode, parts, size), size))
             if len(waiting) > threads:
@@ -215,21 +216,22 @@ def _buffer(free: list[Bytes], size: int) -> Bytes:
     return buffer if len(buffer) >= size else np.empty(size, np.uint8)
 
 
-def _parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[_Part]:
+def file_parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[Part]:
+    """The whole file as its parts, in order."""
     data, start = memoryview(skeleton.data), 0
     runs = skeleton.runs or ()
     for index, run in enumerate(runs):
         if run:
-            yield _Part(run, data[start : start + run], None)
+            yield Part(run, data[start : start + run], None)
             start += run
         if index < len(segments):
             for chunk in segments[index].chunks:
                 if chunk.size:
-                    yield _Part(chunk.size, None, chunk)
+                    yield Part(chunk.size, None, chunk)
 
 
-def _units(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    unit: list[_Part] = []
+def _units(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    unit: list[Part] = []
     size = 0
     for part in parts:
         if unit and size + part.size > _UNIT:

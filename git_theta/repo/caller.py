@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 _WITH_VALUE = ("-c", "-C", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--config-env")
@@ -65,7 +66,7 @@ def favoured_side(configured: str = "") -> str:
     if words[:1] == ["merge"] and configured:
         words[1:1] = configured.split()
     side = ""
-    for option, following in zip(words, [*words[1:], ""], strict=True):
+    for option, following in pairwise([*words, ""]):
         value = ""
         if option in ("-X", "--strategy-option"):
             value = following

@@ -96,3 +96,77 @@ def test_tensors_added_on_each_side(repo: Sandbox):
     two.diverge({"new.a": ONES}, {"new.b": ONES * 2})
     repo.git("merge", "-q", "--no-edit", "other")
     assert same(two.loaded(), two.base | {"new.a": ONES, "new.b": ONES * 2})
+
+
+def test_a_conflict_is_settled_by_resolve(repo: Sandbox):
+    two = Two(repo)
+    overlapping(two)
+    done = repo.run("git", "merge", "other", code=1)
+    assert "layer.2.weight: changed differently; cosine of the changes" in done.stderr
+    assert same(two.loaded(), two.ours)
+    assert len(repo.git("ls-files", "-u").splitlines()) == 3
+    repo.theta("resolve", NAME, "-s", "average", "--set", "weights=[3,1]")
+    assert repo.git("ls-files", "-u") == ""
+    wanted = two.base | dict.fromkeys(("layer.0.weight", "layer.1.weight"), ONES)
+    assert same(two.loaded(), wanted | {"layer.2.weight": ONES * 3.25})
+    repo.git("commit", "-q", "-m", "merged")
+    assert repo.git("status", "--short") == ""
+    assert "not in conflict" in repo.theta("resolve", NAME, "-s", "average", code=3).stderr
+
+
+def test_three_branches_in_one_commit(repo: Sandbox):
+    two = Two(repo)
+    repo.git("checkout", "-q", "-b", "third")
+    two.write({"layer.2.weight": ONES * 7, "layer.3.weight": ONES})
+    (repo.work / "third.txt").write_text("third")
+    repo.commit("third")
+    repo.git("checkout", "-q", "main")
+    overlapping(two)
+    refused = repo.run("git", "merge", "other", "third", code=None)
+    assert refused.returncode != 0
+    repo.git("reset", "-q", "--hard")
+    plan = repo.json("merge", "other", "third", "-s", "average", "--dry-run", code=0)
+    assert [(p["merged"], p["taken"], p["conflicts"]) for p in plan] == [(1, 3, 0)]
+    repo.theta("merge", "other", "third", "-s", "average", "-m", "all three")
+    wanted = two.base | {f"layer.{n}.weight": ONES for n in (0, 1, 3)}
+    assert same(two.loaded(), wanted | {"layer.2.weight": ONES * 4})
+    assert (repo.work / "third.txt").read_text() == "third"
+    assert len(repo.git("log", "-1", "--format=%P").split()) == 3
+    told = repo.git("log", "-1", "--format=%B")
+    assert told.startswith("all three\n\nTheta-Recipe: ")
+    assert repo.git("status", "--short") == ""
+    assert f"{NAME}: the same, 4 tensors" in repo.theta("merge", "--verify", "HEAD").stdout
+
+
+def test_scope_all_sees_what_one_side_changed(repo: Sandbox):
+    two = Two(repo)
+    two.diverge({"layer.0.weight": ONES}, {"layer.1.weight": ONES * 2})
+    repo.theta("merge", "other", "-s", "average", "--scope", "all", "--for", "layer.0*", "theirs")
+    found = two.loaded()
+    assert np.array_equal(found["layer.1.weight"], (two.base["layer.1.weight"] + ONES * 2) / 2)
+    assert np.array_equal(found["layer.0.weight"], ONES)  # no strategy sees it: ours alone changed
+    assert np.array_equal(found["layer.2.weight"], two.base["layer.2.weight"])
+
+
+def test_other_files_in_conflict_leave_a_merge_to_be_finished(repo: Sandbox):
+    two = Two(repo)
+    (repo.work / "notes.txt").write_text("base\n")
+    repo.commit("notes")
+    repo.git("checkout", "-q", "-b", "side")
+    (repo.work / "notes.txt").write_text("side\n")
+    repo.commit("side notes")
+    repo.git("checkout", "-q", "main")
+    (repo.work / "notes.txt").write_text("main\n")
+    two.write({"layer.2.weight": ONES * 4})
+    repo.commit("main notes")
+    repo.git("checkout", "-q", "side")
+    two.write({"layer.2.weight": ONES * 2})
+    repo.commit("side model")
+    repo.git("checkout", "-q", "main")
+    done = repo.theta("merge", "side", "-s", "average", code=1)
+    assert "1 file in conflict: notes.txt" in done.stderr
+    assert np.array_equal(two.loaded()["layer.2.weight"], ONES * 3)
+    assert repo.git("diff", "--name-only", "--diff-filter=U").split() == ["notes.txt"]
+    (repo.work / "notes.txt").write_text("both\n")
+    repo.commit("merged")
+    assert len(repo.git("log", "-1", "--format=%P").split()) == 2
