@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ import click
 from git_theta.commands.hook import check_weights, load_hook, open_hook
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
-from git_theta.commands.snapshots import moments_of, snapshots
+from git_theta.commands.snapshots import Snapshot, moments_of, snapshots
 from git_theta.commands.terminal import count, note, printable, size_text
 from git_theta.core.manifest import Manifest
 from git_theta.core.sidecar import CONVENTIONS, Facts, sidecar_path, weights_digest
@@ -133,15 +133,18 @@ def moments(path: str, commits: str, rank: int, output: str) -> None:
     with closing(Session()) as session:
         name = path_from_top(session.repo, path)
         versions = snapshots(session, commits, name)
-        model = versions[-1].manifest
-        parts = moments_of(session, [version.manifest for version in versions], rank)
-        told = {
-            "reduction": "mean",
-            "commits": " ".join(version.commit for version in versions),
-        }
         target = _target(session, "moments", name, output)
-        facts = _facts("moments", model, len(versions), told)
-        _write(target, parts, lambda: facts)
+        write_moments(session, target, versions[-1].manifest, versions, rank)
+
+
+def write_moments(
+    session: Session, target: Path, model: Manifest, versions: Sequence[Snapshot], rank: int
+) -> None:
+    """Compute moments over versions, and write them as those of a model."""
+    told = {"commits": " ".join(version.commit for version in versions)}
+    parts = moments_of(session, [version.manifest for version in versions], rank)
+    facts = _facts("moments", model, len(versions), told)
+    _write(target, parts, lambda: facts)
 
 
 def _run(
