@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from git_theta.core import skeleton as skeletons
 from git_theta.core import threeway
-from git_theta.core.layout import Layout, TensorSpec
+from git_theta.core.layout import Layout, Reconciled, Relaid, TensorSpec
 from git_theta.core.layout import Segment as Range
 from git_theta.core.manifest import Manifest, Segment, Tensor
 from git_theta.core.skeleton import Skeleton
@@ -175,7 +175,7 @@ def assemble(
     if verdict.winner is not None and _fits(models[verdict.winner], merged):
         frame = models[verdict.winner]
         return _filled(plugin, frame, base, models, merged, read_range)
-    return _reconciled(plugin, base, models, merged)
+    return _reconciled(plugin, base, models, merged, read_range)
 
 
 def _fits(frame: Version, merged: Mapping[str, Tensor]) -> bool:
@@ -295,35 +295,52 @@ def _copied(
 
 
 def _reconciled(
-    plugin: Any, base: Version | None, models: Sequence[Version], merged: Mapping[str, Tensor]
+    plugin: Any,
+    base: Version | None,
+    models: Sequence[Version],
+    merged: Mapping[str, Tensor],
+    read_range: ReadRange,
 ) -> Assembled:
     if not hasattr(plugin, "reconcile"):
         raise MergeError(
             "both sides changed the file's structure or what it holds besides tensors",
-            hint="this format cannot reconcile them: take a side, or make one side's file again",
+            hint="this format cannot reconcile them: take a side",
         )
     specs = [TensorSpec(name=n, dtype=t.dtype, shape=t.shape) for n, t in sorted(merged.items())]
     try:
-        found = plugin.reconcile(
+        found: Reconciled = plugin.reconcile(
             None if base is None else base.file, [model.file for model in models], specs
         )
     except FormatError as error:
-        raise MergeError(f"the skeletons cannot be reconciled: {error}", hint=error.hint) from error
-    layout: Layout = found.relaid.layout
+        raise MergeError(f"the files cannot be reconciled: {error}", hint=error.hint) from error
+    if found.relaid is not None:
+        return replace(_relaid(found.relaid, merged), notes=found.notes)
+    frame = models[found.frame]
+    if not _fits(frame, merged):
+        raise MergeError(
+            "both sides changed which tensors there are, and this format cannot be written for "
+            "others",
+            hint="take a side, or add the tensors of one side with PyTorch",
+        )
+    filled = _filled(plugin, frame, base, models, merged, read_range)
+    data = bytearray(filled.skeleton.data)
+    for offset, raw in found.patches.items():
+        at = frame.file.at(offset)
+        data[at : at + len(raw)] = raw
+    return replace(filled, skeleton=replace(filled.skeleton, data=bytes(data)), notes=found.notes)
+
+
+def _relaid(relaid: Relaid, merged: Mapping[str, Tensor]) -> Assembled:
+    layout = relaid.layout
     names = {view.segment: view.name for view in layout.tensors}
     runs, at = [], 0
     for segment in layout.segments:
         runs.append(segment.offset - at)
         at = segment.offset + segment.size
-    runs.append(len(found.relaid.skeleton) - sum(runs))
+    runs.append(len(relaid.skeleton) - sum(runs))
     order = tuple(names[index] for index in range(len(layout.segments)))
-    skeleton = Skeleton(tuple(runs), order, found.relaid.skeleton)
-    return Assembled(
-        skeleton=skeleton,
-        size=at + runs[-1],
-        tensors={
-            name: Tensor(tensor.dtype, tensor.shape, tensor.segment)
-            for name, tensor in merged.items()
-        },
-        notes=tuple(found.notes),
-    )
+    tensors = {
+        name: Tensor(tensor.dtype, tensor.shape, tensor.segment) for name, tensor in merged.items()
+    }
+    skeleton = Skeleton(tuple(runs), order, relaid.skeleton)
+    return Assembled(skeleton=skeleton, size=at + runs[-1], tensors=tensors)
