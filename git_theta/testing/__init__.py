@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from git_theta.testing.chunks import Version, version, versions
 from git_theta.testing.formats import BytesReader, FormatContract, SplitFormatContract, pieces
+from git_theta.testing.updates import UpdateContract
 
 if TYPE_CHECKING:
     from git_theta.testing.strategies import StrategyContract, Tensors, merged
@@ -24,8 +26,12 @@ __all__ = [
     "SplitFormatContract",
     "StrategyContract",
     "Tensors",
+    "UpdateContract",
+    "Version",
     "merged",
     "pieces",
+    "version",
+    "versions",
 ]
 
 
