@@ -29,7 +29,7 @@ from git_theta import stats
 from tests.science.merging import merged
 
 Figures = dict[str, float]
-SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
+SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 
 
 class Lab:
