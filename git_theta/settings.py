@@ -27,10 +27,10 @@ class Settings:
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
     `merge_now` is what the environment says of how to merge, `merge` what the configuration does;
     `pick` is "apply" where a change that is picked is added to a tensor that both sides changed.
-    `device` computes merges. `threads` is the number of encoding and decoding threads. `scan` is
-    what happens to a file that runs code when it is loaded: warn, refuse or off. `kept` is a
-    directory in which `git theta switch` and its like keep the files that are about to be
-    replaced.
+    `device` computes merges. `threads` is the number of encoding and decoding threads. `update`
+    says which updates may store what changed (`core/choice.py` reads it). `scan` is what happens
+    to a file that runs code when it is loaded: warn, refuse or off. `kept` is a directory in
+    which `git theta switch` and its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -41,6 +41,7 @@ class Settings:
     grace: int = 24 * 3600
     memory: int = 2 << 30
     threads: int = 2
+    update: str = "auto"
     sync: bool = False
     merge_now: str = ""
     merge: str = ""
@@ -77,6 +78,7 @@ class Settings:
             grace=_duration(values.get("theta.graceperiod", "24h")),
             memory=_size(values, "theta.memory", 2 << 30),
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
+            update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
             merge_now=env.get("GIT_THETA_MERGE", "").strip(),
             merge=values.get("theta.merge", "").strip(),

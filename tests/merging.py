@@ -47,7 +47,7 @@ class Bench:
 
     def model(self, tensors: Tensors, label: str = "ours", **metadata: str) -> Side:
         """Store a safetensors file."""
-        data = save({n: t.contiguous() for n, t in tensors.items()}, metadata or None)
+        data = save({n: t.contiguous().clone() for n, t in tensors.items()}, metadata or None)
         kept = self.keep(data)
         return Side(manifest=kept.manifest, label=label, text=kept.text)
 

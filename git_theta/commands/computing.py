@@ -41,9 +41,13 @@ class Context:
 
 
 class Task(NamedTuple):
-    """Part of a step that can be done on any thread: it makes the next chunks of the result."""
+    """Part of a step that can be done on any thread.
+
+    It makes chunks of the result from byte `start` on; `cost` is the memory that it takes.
+    """
 
     step: Step
+    start: int
     cost: int
     work: Callable[[], Iterator[Bytes]]
 
@@ -57,10 +61,10 @@ def tasks(context: Context, step: Step, gathered: Any) -> Iterator[Task]:
         for start in range(0, max(count, 1), each):
             stop = min(start + each, count)
             cost = (stop - start) * width * (len(step.unit.models) + 3)
-            yield Task(step, cost, _slice_work(context, step, start, stop))
+            yield Task(step, start * width, cost, _slice_work(context, step, start, stop))
         return
     cost = count * 4 * (len(step.unit.models) + 3)
-    yield Task(step, cost, lambda: _whole_work(context, step, gathered))
+    yield Task(step, 0, cost, lambda: _whole_work(context, step, gathered))
 
 
 def _elementwise(step: Step) -> bool:

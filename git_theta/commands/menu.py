@@ -41,6 +41,8 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "track": Entry(EVERYDAY, "track", "Keep the files that match a pattern with git-theta."),
     "untrack": Entry(EVERYDAY, "untrack", "Stop keeping the files that match a pattern."),
+    "add": Entry(EVERYDAY, "add", "Stage files; say how, or with an update from beside them."),
+    "extract": Entry(EVERYDAY, "extract", "Write an adapter from the difference of two versions."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
     "merge": Entry(EVERYDAY, "merge", "Merge any number of branches, with a strategy."),
     "resolve": Entry(EVERYDAY, "resolve", "Settle a conflict with a strategy."),

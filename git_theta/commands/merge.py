@@ -4,42 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
 
 from git_theta.commands import history
 from git_theta.commands.conflicts import explain
-from git_theta.commands.deciding import Decision, configured
+from git_theta.commands.deciding import configured
 from git_theta.commands.history import Branch, Folded
+from git_theta.commands.jobs import CONFLICT, MERGED, Job, explicit_jobs, tell_plan
 from git_theta.commands.listing import list_strategies
-from git_theta.commands.merge_driver import CONFLICT, MERGED, tell
+from git_theta.commands.merge_driver import tell
 from git_theta.commands.merge_options import instructions_of, strategy_options
-from git_theta.commands.merging import Outcome, Side, merge_manifests, plan_merge
+from git_theta.commands.mergekit import Explicit
+from git_theta.commands.merging import merge_manifests
 from git_theta.commands.options import JSON_OPTION
 from git_theta.commands.placing import Placed, place, write_blob
+from git_theta.commands.recipes import read_recipe
 from git_theta.commands.session import Session
-from git_theta.commands.terminal import complain, count, note, printable, say, say_json, size_text
+from git_theta.commands.strategies import strategy_class
+from git_theta.commands.terminal import complain, count, note, printable
 from git_theta.commands.versions import Blob, side, tree
 from git_theta.core import threeway
-from git_theta.core.merging import segments_read
 from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
 from git_theta.errors import MergeError, UsageError
 
 TRAILER = "Theta-Recipe"
-
-
-@dataclass(kw_only=True)
-class Job:
-    """One file to be merged: its versions, and what decides."""
-
-    path: str
-    mode: str
-    base: Side | None
-    models: list[Side]
-    decision: Decision
-    outcome: Outcome | None = None
 
 
 @dataclass(kw_only=True)
@@ -85,6 +77,9 @@ def command(branches: tuple[str, ...], listing: bool, verify: str | None, **opti
             from git_theta.commands.verifying import verify_commit
 
             return verify_commit(session, verify, as_json=options["as_json"])
+        explicit = _explicit(options["recipe"])
+        if explicit is not None:
+            return _run_explicit(session, branches, explicit, options)
         if not branches:
             raise UsageError("no branch was named", hint="git theta merge -h")
         return _run(session, branches, options)
@@ -106,9 +101,15 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
         note(f"Fast-forward to {branches[0].name}.")
         return MERGED
     folded = history.fold(session.repo, head, branches)
-    jobs = _jobs(merge, folded)
+    return _carry_out(merge, folded, _jobs(merge, folded), options)
+
+
+def _carry_out(
+    merge: Merge, folded: Folded, jobs: Sequence[Job], options: Mapping[str, Any]
+) -> int:
     if options["dry_run"]:
-        return _tell_plan(jobs, as_json=options["as_json"])
+        return tell_plan(jobs, as_json=options["as_json"])
+    session = merge.session
     for job in jobs:
         job.outcome = merge_manifests(session, job.base, job.models, job.decision.instructions)
         if job.outcome.text is None:
@@ -116,6 +117,31 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
         else:
             tell(job.path, job.outcome, job.decision)
     return _finish(merge, folded, jobs)
+
+
+def _explicit(path: Path | None) -> Explicit | None:
+    """What a recipe that names its models says, such as one of mergekit."""
+    found = read_recipe(path) if path is not None else None
+    return found if isinstance(found, Explicit) else None
+
+
+def _run_explicit(
+    session: Session, names: Sequence[str], explicit: Explicit, options: Mapping[str, Any]
+) -> int:
+    """Merge the revisions that a recipe names, whatever their history; all become parents."""
+    if names:
+        raise UsageError("the recipe names the models itself", hint="leave the branches out")
+    for line in explicit.notes:
+        note(f"git theta: {line}")
+    repo = session.repo
+    revisions = [*explicit.models, *([explicit.base] if explicit.base else [])]
+    head, branches = history.find_branches(repo, list(dict.fromkeys(revisions)))
+    given = _instructions(session, options)
+    message = options["message"] or history.default_message(branches)
+    merge = Merge(session=session, head=head, branches=branches, given=given, message=message)
+    folded = history.fold(repo, head, branches) if branches else Folded(tree=head + "^{tree}")
+    jobs = explicit_jobs(session, explicit, given)
+    return _carry_out(merge, folded, jobs, options)
 
 
 def _instructions(session: Session, options: Mapping[str, Any]) -> Instructions:
@@ -183,8 +209,6 @@ def _job(
 
 
 def _sees_all(instructions: Instructions) -> bool:
-    from git_theta.commands.strategies import strategy_class
-
     needs = [strategy_class(rule.strategy).needs for rule in instructions.rules]
     every = any(need.every or need.scope == "model" for need in needs)
     return bool(needs) and (instructions.scope == "all" or every)
@@ -236,39 +260,3 @@ def _trailers(jobs: Any) -> list[str]:
         for job in jobs
         if job.outcome.manifest.recipe is not None
     ]
-
-
-def _tell_plan(jobs: Sequence[Job], *, as_json: bool) -> int:
-    rows = [_planned(job) for job in jobs]
-    if as_json:
-        say_json(rows)
-    for row in [] if as_json else rows:
-        say(f"{printable(row['path'])} ({row['said_by'] or 'no strategy'})")
-        for key in ("unchanged", "taken", "merged", "conflicts"):
-            say(f"  {key:10} {count(row[key], 'tensor')}")
-        say(f"  reads      {size_text(row['read'])}")
-        say(f"  stores     at most {size_text(row['stored'])}")
-        for line in row["notes"]:
-            say(f"  {printable(line)}")
-    if not rows and not as_json:
-        say("no tensor would have to be merged")
-    return CONFLICT if any(row["conflicts"] for row in rows) else MERGED
-
-
-def _planned(job: Job) -> dict[str, Any]:
-    outcome = plan_merge(job.base, job.models, job.decision.instructions)
-    steps = outcome.steps
-    merged = [step for step in steps if step.action in ("merge", "largest")]
-    unchanged = sum(step.unit.verdict.fate is threeway.Fate.UNCHANGED for step in steps)
-    conflicts = outcome.conflicts
-    return {
-        "path": job.path,
-        "said_by": job.decision.said_by,
-        "unchanged": unchanged,
-        "taken": len(steps) - len(merged) - len(conflicts) - unchanged,
-        "merged": len(merged),
-        "conflicts": len(conflicts),
-        "read": sum(segment.size for step in merged for segment in segments_read(step)),
-        "stored": sum(s.unit.models[0].segment.size for s in merged if s.unit.models[0]),
-        "notes": outcome.notes + [f"{s.unit.name}: {s.reason}" for s in conflicts],
-    }

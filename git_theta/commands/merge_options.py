@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from git_theta.commands.deciding import rules_from
+from git_theta.commands.mergekit import Explicit
 from git_theta.commands.recipes import read_recipe
 from git_theta.commands.strategies import make, parse_setting, strategy_class
 from git_theta.core.merging import Mismatch
@@ -57,7 +58,7 @@ def instructions_of(
         NoPluginError: there is no such strategy.
     """
     if given is None:
-        given = read_recipe(options["recipe"]) if options["recipe"] else Instructions()
+        given = _from_file(options["recipe"])
     rules = [*_overrides(options["overrides"]), *given.rules]
     parameters = dict(parse_setting(text) for text in options["settings"])
     strategy = options["strategy"]
@@ -77,6 +78,11 @@ def instructions_of(
         mismatch=options["mismatch"] or given.mismatch,
         device=options["device"] or device,
     )
+
+
+def _from_file(path: Path | None) -> Instructions:
+    found = read_recipe(path) if path else Instructions()
+    return found.instructions if isinstance(found, Explicit) else found
 
 
 def _overrides(overrides: Sequence[tuple[str, str]]) -> list[Rule]:

@@ -50,6 +50,18 @@ class Source:
                 base = found[base].base
         return found
 
+    def bases(self, chunks: Iterable[Chunk]) -> dict[str, Chunk]:
+        """The bases that chunks need and that are none of them, without their summaries."""
+        own = {chunk.digest: chunk for chunk in chunks}
+        found = self.closure(own.values())
+        return {d: c._replace(summary=None) for d, c in found.items() if d not in own}
+
+    def sizes_of(self, segment: Segment) -> dict[str, int]:
+        """The sizes of the objects that a segment's own records lie in."""
+        oids = {chunk.at.oid for chunk in segment.chunks}
+        oids |= {chunk.summary.oid for chunk in segment.chunks if chunk.summary is not None}
+        return {oid: self._sizes[oid] for oid in oids}
+
     def places(self, segments: Iterable[Segment]) -> set[Place]:
         """The records that reading some segments takes, bases included."""
         chunks = [chunk for segment in segments for chunk in segment.chunks]

@@ -31,6 +31,8 @@ class Chooser:
         if rule is None:
             return None
         found = strategy_class(rule.strategy)
+        if rule.pattern == "*" and self._is_running(name) and not hasattr(found, "takes"):
+            return self._running(rule)
         place = self._places.get(name, 0.0)
         parameters = {
             key: _at(found, key, value, place, name) for key, value in rule.parameters.items()
@@ -40,6 +42,19 @@ class Chooser:
             self._made[key] = make(rule.strategy, parameters)
         return Chosen(strategy=self._made[key], parameters=parameters)
 
+    def _is_running(self, name: str) -> bool:
+        """Whether a tensor is what a BatchNorm has seen on average, not what it has learnt."""
+        stem, _, last = name.rpartition("running_")
+        return last in ("mean", "var") and f"{stem}num_batches_tracked" in self._places
+
+    def _running(self, rule: Rule) -> Chosen:
+        """Averages of data are averaged, whatever is done with weights: a variance stays one."""
+        weights = rule.parameters.get("weights", ())
+        plain = isinstance(weights, list) and all(isinstance(w, (int, float)) for w in weights)
+        parameters = {"weights": weights} if plain and sum(weights) > 0 else {}
+        note = "a running statistic of BatchNorm was averaged: estimate it anew on some data"
+        return Chosen(strategy=make("average", parameters), parameters=parameters, note=note)
+
 
 def strategy_class(name: str) -> Any:
     """The class of a strategy.
@@ -48,6 +63,11 @@ def strategy_class(name: str) -> Any:
         NoPluginError: no installed package offers it.
     """
     return registry.load_class("merges", name)
+
+
+def parameters_of(name: str) -> set[str]:
+    """The names of a strategy's parameters."""
+    return {field.name for field in dataclasses.fields(strategy_class(name))}
 
 
 def strategy_needs(rule: Rule) -> Needs:
@@ -124,18 +144,32 @@ def _at(found: Any, key: str, value: Any, place: float, name: str) -> Any:
     if not isinstance(value, list) or not value:
         return value
     if all(isinstance(item, Mapping) and "value" in item for item in value):
-        matching = (
-            i["value"] for i in value if i.get("filter") in (None, "*") or i["filter"] in name
-        )
+        matching = (item["value"] for item in value if _is_for(item.get("filter"), name))
         chosen = next(matching, None)
         if chosen is None:
             raise UsageError(f"{key} says nothing for {name}", hint="add a last one without filter")
         return _at(found, key, chosen, place, name)
     kinds = {field.name: str(field.type) for field in dataclasses.fields(found)}
-    per_model = kinds.get(key, "").startswith(("tuple", "Sequence", "list"))
-    if per_model:
-        return [_gradient(item, place) if isinstance(item, list) else item for item in value]
-    return _gradient(value, place)
+    if "tuple" not in kinds.get(key, ""):
+        return _gradient(value, place)
+    each = [_of_model(item, place, name) for item in value]
+    one_for_all = len(each) == 1 and isinstance(value[0], list) and "|" in kinds[key]
+    return each[0] if one_for_all else each
+
+
+def _is_for(pattern: str | None, name: str) -> bool:
+    """Whether a filter is for a tensor: a part of its name, or anything."""
+    return pattern is None or pattern == "*" or pattern in name
+
+
+def _of_model(item: Any, place: float, name: str) -> Any:
+    """One model's value of a parameter at one tensor."""
+    if not isinstance(item, list):
+        return item
+    if all(isinstance(part, Mapping) for part in item):
+        found = (part["value"] for part in item if _is_for(part.get("filter"), name))
+        return _of_model(next(found, 0.0), place, name)
+    return _gradient(item, place)
 
 
 def _gradient(values: Sequence[Any], place: float) -> float:

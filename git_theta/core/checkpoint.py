@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, sealed
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
 from git_theta.errors import CorruptError, NoPluginError, ThetaError
@@ -157,10 +157,16 @@ def _joined(
 
 
 def by_digest(manifest: Manifest) -> dict[str, Chunk]:
-    """The chunks in which updates find their bases; empty where there are no updates."""
-    if not manifest.bases:
-        return {}
-    return {chunk.digest: chunk for chunk in manifest.all_chunks()}
+    """Where updates find their bases; nothing where there are no updates."""
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
+    return chunks if any(chunk.base is not None for chunk in chunks.values()) else {}
+
+
+def proofs(manifest: Manifest, chosen: Callable[[Chunk], bool] | None = None) -> list[Chunk]:
+    """The chunks of a file that was rebuilt, sealed; those of the tensors' bases are not proven."""
+    chunks = by_digest(manifest)
+    own = (chunk for segment in manifest.all_segments() for chunk in segment.chunks)
+    return [sealed(chunk, chunks) for chunk in own if chosen is None or chosen(chunk)]
 
 
 def _interleaved(

@@ -21,7 +21,6 @@ BASE = -1
 FLOATS = frozenset(
     {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 )
-RUNNING = ("running_mean", "running_var")
 Action = Literal["take", "merge", "largest", "conflict"]
 Mismatch = Literal["rows", "conflict", "ours", "theirs", "base"]
 
@@ -47,10 +46,11 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A strategy with its parameters, as one tensor gets it."""
+    """A strategy with its parameters, as one tensor gets it; `note` says why, if not asked for."""
 
     strategy: Any
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -271,7 +271,7 @@ def _size_of(spec: TensorSpec) -> int:
 
 def _relaid(kept: dict[str, Any], tensors: Sequence[TensorSpec]) -> Relaid:
     ordered = sorted(tensors, key=lambda spec: (-_width(spec), spec.name))
-    skeleton, start = _write_header(kept, ordered)
+    skeleton, start = write_header(kept, ordered)
     segments, views = [], []
     for index, spec in enumerate(ordered):
         size = _size_of(spec)
@@ -281,7 +281,7 @@ def _relaid(kept: dict[str, Any], tensors: Sequence[TensorSpec]) -> Relaid:
     return Relaid(skeleton=skeleton, layout=Layout(segments=tuple(segments), tensors=tuple(views)))
 
 
-def _write_header(kept: dict[str, Any], ordered: Sequence[TensorSpec]) -> tuple[bytes, int]:
+def write_header(kept: dict[str, Any], ordered: Sequence[TensorSpec]) -> tuple[bytes, int]:
     """Return the length, the header padded to 8 bytes, and where the tensors begin."""
     header, offset = dict(kept), 0
     for spec in ordered:

@@ -20,7 +20,7 @@ class Ram:
     V_i is active where |V_i| > epsilon and > relative * |B|. Where models are stored in bfloat16
     their rounding alone is about 0.004 |B|: set `relative` so that noise does not count.
 
-    Source: RAM, Reinforced Agent Merging (2026).
+    Source: Behavior Knowledge Merge in Reinforced Agentic Models (2026).
     """
 
     name: ClassVar[str] = "ram"
@@ -49,7 +49,7 @@ class RamPlus:
     By 1 + r * min(alpha, shared_i / alone_i): the entries of a tensor that model i changed with
     others and alone.
 
-    Source: RAM+, Reinforced Agent Merging (2026), counted tensor by tensor.
+    Source: Behavior Knowledge Merge in Reinforced Agentic Models (2026), counted by tensor.
     """
 
     name: ClassVar[str] = "ram-plus"

@@ -32,9 +32,9 @@ def _inside(change: Tensor, band: Band) -> Tensor:
     low, high = band
     sizes = change.abs()
     if low is not None:
-        change.masked_fill_(low.keeps(sizes).logical_not_(), 0)
+        change *= low.keeps(sizes.clone())
     if high is not None:
-        change.masked_fill_(high.keeps(sizes), 0)
+        change *= high.keeps(sizes).neg_().add_(1)
     return change
 
 

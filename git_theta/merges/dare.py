@@ -37,7 +37,7 @@ def thinned(versions: Versions, densities: list[float], *, rescale: bool) -> lis
         delta = versions.models[model] - base
         if density < 1:
             draw = drawn(versions, model, versions.start, versions.start + delta.numel())
-            delta.masked_fill_((draw >= density).view(delta.shape), 0)
+            delta *= draw.to(delta.dtype).lt_(density).view(delta.shape)
             if rescale:
                 delta *= 1 / density
         found.append(delta)

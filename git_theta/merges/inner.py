@@ -20,12 +20,15 @@ def double(tensor: Tensor) -> Tensor:
 
 def gram(parts: Iterable[Sequence[Tensor]]) -> Gram:
     """The inner products of vectors that come in blocks."""
-    total: Tensor | None = None
+    total: Gram = []
     for vectors in parts:
-        rows = torch.stack([double(vector) for vector in vectors])
-        found = rows @ rows.T
-        total = found if total is None else total.add_(found)
-    return [] if total is None else [[float(item) for item in row] for row in total.tolist()]
+        rows = [double(vector) for vector in vectors]
+        total = total or [[0.0] * len(rows) for _ in rows]
+        for i, row in enumerate(rows):
+            for j in range(i + 1):
+                total[i][j] += float(torch.dot(row, rows[j]))
+                total[j][i] = total[i][j]
+    return total
 
 
 def cosine(aa: float, ab: float, bb: float) -> float:

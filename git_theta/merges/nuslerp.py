@@ -1,4 +1,4 @@
-"""SLERP by weights, of whole tensors, rows or columns, of models or of task vectors."""
+"""SLERP by weights, of whole tensors or along one axis, of models or of task vectors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NuSlerp:
     """slerp with t = w_2 / (w_1 + w_2), or 1/2 where the weights cancel.
 
     With `from_base` the task vectors are turned and added to the ancestor. Without `flatten` each
-    column, or each row with `row_wise`, is turned on its own; a tensor of more axes is then a
-    matrix of its first axis and the rest. A line instead of an arc where |cos| is above 0.9995.
+    vector along the last axis, or along the first with `row_wise`, is turned on its own. A line
+    instead of an arc where |cos| is above 0.9995.
 
     Source: nuslerp of model merging tools, after Shoemake (1985).
     """
@@ -49,7 +49,7 @@ class NuSlerp:
         return self._lines(versions, t)
 
     def _lines(self, versions: Versions, t: float) -> Tensor:
-        """Turn each row or column."""
+        """Turn each vector along one axis."""
         dtype = width(versions)
         first, second = (model.to(dtype) for model in versions.models)
         if self.from_base:
@@ -59,11 +59,11 @@ class NuSlerp:
 
 
 def turned(first: Tensor, second: Tensor, t: float, row_wise: bool) -> Tensor:
-    """Each row or column at `t` of the arc between two tensors."""
+    """Each vector along one axis at `t` of the arc between two tensors."""
     if not first.numel():
         return first.clone()
-    rows = double(first).reshape(len(first), -1), double(second).reshape(len(first), -1)
-    axis = 1 if row_wise else 0
+    rows = double(first), double(second)
+    axis = 0 if row_wise else -1
     lengths = [row.square().sum(axis, keepdim=True).sqrt() for row in rows]
     length = lengths[0] * lengths[1]
     cos = (rows[0] * rows[1]).sum(axis, keepdim=True) / length.masked_fill(length == 0, 1)
@@ -75,4 +75,4 @@ def turned(first: Tensor, second: Tensor, t: float, row_wise: bool) -> Tensor:
         factor = (angle * share).sin() / angle.sin()
         factors.append(torch.where(straight, torch.full_like(factor, share), factor))
     total = rows[0] * factors[0] + rows[1] * factors[1]
-    return total.to(device=first.device, dtype=first.dtype).reshape(first.shape)
+    return total.to(device=first.device, dtype=first.dtype)

@@ -76,7 +76,7 @@ class Opcm:
 
     def merge(self, versions: Versions) -> Tensor:
         total = self._total(versions)
-        total *= versions.gathered
+        total = total * float(versions.gathered)
         return total.add_(ancestor(versions))
 
     def _total(self, versions: Versions) -> Tensor:

@@ -50,7 +50,7 @@ class ArceeFusion:
 
     An entry counts |C - A| k, with k the divergence of the row's softmax of C from that of A; C is
     taken where that is at least the median + 1.5 (third - first quartile) of the tensor. Quantiles
-    are exact. A vector is one row.
+    are entries, the lower of two, and exact. A vector is one row.
 
     Source: arcee_fusion of model merging tools.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
 from git_theta.merges import selection
-from git_theta.merges.blocks import ancestor, assembled, deltas, slices
+from git_theta.merges.blocks import ancestor, assembled, combined, deltas, slices
 from git_theta.merges.elect import agreed
 from git_theta.merges.inner import double
 from git_theta.merges.parameters import SHARE, check
@@ -30,9 +30,9 @@ def _selected(part: Versions, best: Top | None) -> list[Tensor]:
     changes = deltas(part)
     if best is not None:
         variance = torch.stack(changes).var(0, correction=0)
-        dropped = best.keeps(variance).logical_not_()
+        kept = best.keeps(variance)
         for change in changes:
-            change.masked_fill_(dropped, 0)
+            change *= kept
     return changes
 
 
@@ -40,8 +40,9 @@ def _selected(part: Versions, best: Top | None) -> list[Tensor]:
 class Sce:
     """B + sum(w_i V_i) / sum(w_i) over the models of the stronger sign, w_i = mean(V_i^2).
 
-    Before that the share `select_topk` of the entries with the highest variance between the models
-    is selected, among those with any. The weights are those of the whole tensor.
+    The stronger sign is that of sum(V_i); B where it is zero. Before that the share `select_topk`
+    of the entries with the highest variance between the models is selected, among those with any.
+    The weights are those of the whole tensor.
 
     Source: FuseChat (Wan et al., 2024).
     """
@@ -66,7 +67,9 @@ class Sce:
         weights = [energy / whole for energy in energies] if whole else [1.0] * len(energies)
 
         def merge(part: Versions) -> Tensor:
-            total = agreed(_selected(part, best), weights, normalize=True)
+            changes = _selected(part, best)
+            votes = combined(changes, [1.0] * len(changes))
+            total = agreed(changes, weights, normalize=True, votes=votes)
             return total.add_(ancestor(part))
 
         return assembled(versions, merge)

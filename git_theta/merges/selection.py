@@ -16,7 +16,7 @@ from torch import Tensor
 Parts = Callable[[], Iterable[Tensor]]
 _DIGIT = 16
 BINS = 1 << _DIGIT
-_FEW = 1 << 12
+FEW = 1 << 12
 
 
 @dataclass(slots=True)
@@ -32,16 +32,17 @@ class Top:
     whole: bool
 
     def keeps(self, magnitudes: Tensor) -> Tensor:
-        """Which entries of the next block belong to the k largest, as booleans."""
-        if self.whole:
-            return magnitudes >= self.value
-        kept = magnitudes > self.value
-        if self.spare > 0:
-            same = magnitudes == self.value
-            places = same.cumsum(0)
-            kept |= same & (places <= self.spare)
-            self.spare -= min(self.spare, int(places[-1]))
-        return kept
+        """Which entries of the next block belong to the k largest, as 1 and 0; overwrites it."""
+        if self.whole or not self.spare:
+            return magnitudes.ge_(self.value) if self.whole else magnitudes.gt_(self.value)
+        same = magnitudes == self.value
+        found = int(same.sum())
+        if found <= self.spare:
+            self.spare -= found
+            return magnitudes.ge_(self.value)
+        kept = same & (same.cumsum(0) <= self.spare)
+        self.spare = 0
+        return magnitudes.gt_(self.value).add_(kept)
 
 
 def digits(dtype: torch.dtype) -> int:
@@ -82,7 +83,7 @@ def largest(parts: Parts, k: int) -> Top:
     `parts` is called once for each digit and must give the same blocks every time.
     """
     few = list(islice(parts(), 2))
-    if len(few) == 1 and few[0].numel() <= _FEW:
+    if len(few) == 1 and few[0].numel() <= FEW:
         return _largest_of_few(few[0], k)
     prefix, left, level, equal = 0, k, 0, 0
     dtype = torch.float32
@@ -115,11 +116,5 @@ def count(share: float, size: int) -> int:
 
 
 def quantile(parts: Parts, size: int, share: float) -> float:
-    """The entry at `share` of the way from the smallest to the largest, between two if need be."""
-    place = share * (size - 1)
-    low = int(place)
-    value = largest(parts, size - low).value
-    if place == low:
-        return value
-    above = largest(parts, size - low - 1).value
-    return value + (above - value) * (place - low)
+    """The entry at `share` of the way from the smallest to the largest, the lower of two."""
+    return largest(parts, size - int(share * (size - 1))).value

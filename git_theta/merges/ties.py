@@ -41,7 +41,7 @@ def trimmed(part: Versions, tops: list[Top | None]) -> list[Tensor]:
     changes = deltas(part)
     for change, best in zip(changes, tops, strict=True):
         if best is not None:
-            change.masked_fill_(best.keeps(change.abs()).logical_not_(), 0)
+            change *= best.keeps(change.abs())
     return changes
 
 

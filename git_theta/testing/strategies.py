@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
@@ -87,7 +88,7 @@ class _Maker:
         wants_base = self.needs.base != "unused"
         base = draw(*shape)
         models = tuple(base + 0.1 * draw(*shape) for _ in range(count))
-        outs, ins = (shape[0], base[0].numel()) if len(shape) > 1 else (0, 0)
+        outs, ins = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (0, 0)
 
         def statistic(kind: str) -> Tensor | None:
             if kind == "fisher":
