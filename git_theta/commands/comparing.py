@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from git_theta import registry
-from git_theta.commands.versions import Source, Version
+from git_theta.commands.model_versions import Source, Version
 from git_theta.core.chain import Bytes
 from git_theta.core.changes import CHANGED, PERMUTED, RESHAPED, Change, compare
 from git_theta.core.dtypes import DTYPES, nbytes

@@ -18,9 +18,9 @@ from pathlib import Path
 from git_theta.commands import plain_data
 from git_theta.commands.diff_model import compare_versions
 from git_theta.commands.diff_text import lines, shape_text
+from git_theta.commands.model_versions import File, Source, Stored, Version
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import printable, say, write_anything
-from git_theta.commands.versions import File, Source, Stored, Version
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import ThetaError
 from git_theta.repo.streams import open_regular

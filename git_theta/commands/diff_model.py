@@ -9,8 +9,9 @@ from typing import Any
 
 from git_theta.commands import plain_data
 from git_theta.commands.comparing import Measured, Watch, measure
-from git_theta.commands.versions import Version
+from git_theta.commands.model_versions import Version
 from git_theta.core.changes import KINDS
+from git_theta.core.identity import identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +150,12 @@ def compare_versions(  # noqa: PLR0913
     before, after = old or Version([]), new or Version([])
     rows, same = measure(before, after, exact=exact, threads=threads, watch=watch)
     text = plain_data.compare(before, after) if old and new else []
+    # Nobody has read the whole of a file that a merge made; its parts name it then.
+    known = all(f.source.manifest.digest for side in (before, after) for f in side.files)
     return ModelDiff(
         path=path,
-        old=_side(old),
-        new=_side(new),
+        old=_side(old, known),
+        new=_side(new, known),
         rows=tuple(rows),
         same=same,
         text=tuple(text),
@@ -160,14 +163,15 @@ def compare_versions(  # noqa: PLR0913
     )
 
 
-def _side(version: Version | None) -> Side | None:
+def _side(version: Version | None, known: bool) -> Side | None:
     if version is None:
         return None
-    formats = sorted({file.source.manifest.format for file in version.files})
+    manifests = [file.source.manifest for file in version.files]
+    formats = sorted({manifest.format for manifest in manifests})
     return Side(
         paths=tuple(file.path for file in version.files),
         formats=tuple(formats),
         size=version.size,
         tensors=len(version.tensors),
-        digests=tuple(file.source.manifest.digest for file in version.files),
+        digests=tuple(m.digest if known else identity(m) for m in manifests),
     )

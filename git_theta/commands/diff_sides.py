@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
+from git_theta.commands.model_versions import File, Source, Stored, Version
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
-from git_theta.commands.versions import File, Source, Stored, Version
 from git_theta.core.changes import compare
 from git_theta.core.manifest import Chunk, is_manifest
 from git_theta.errors import MissingError, NotTrackedError

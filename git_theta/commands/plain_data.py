@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from git_theta import registry
-from git_theta.commands.versions import Source, Version
+from git_theta.commands.model_versions import Source, Version
 from git_theta.core import skeleton as skeletons
 from git_theta.core.skeleton import SkeletonReader
 from git_theta.errors import ThetaError

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from git_theta.commands.direct import DirectFiles
 from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session, say
-from git_theta.core.checkpoint import rebuild
+from git_theta.core.checkpoint import proofs, rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import (
     ManifestError,
@@ -134,9 +134,10 @@ class Smudger:
             self._fetch(manifest.objects)
             pieces = rebuild(
                 manifest,
-                self.session.store.read,
+                self.session.store.lend,
                 self.session.plugins,
                 threads=settings.threads,
+                learned=lambda digest: self.session.catalog.keep_manifest(digest, text),
             )
             first = next(pieces, None)
         except PluginError as error:
@@ -153,8 +154,9 @@ class Smudger:
     ) -> Iterator[memoryview]:
         with progress(manifest.size, f"restoring {path}") as advance:
             yield from counted(pieces, advance)
-        self.session.catalog.keep_manifest(manifest.digest, text)
-        self.session.catalog.keep_proven(manifest.all_chunks())
+        if manifest.digest:
+            self.session.catalog.keep_manifest(manifest.digest, text)
+        self.session.catalog.keep_proven(proofs(manifest))
 
 
 def _blocks(handle: int) -> Iterator[memoryview]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, sealed
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
 from git_theta.errors import CorruptError, NoPluginError, ThetaError
@@ -44,14 +44,24 @@ class Plugins:
     formats: Callable[[str], Any]
 
 
-def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Updates) -> bytes:
+def read_segment(
+    segment: Segment,
+    manifest: Manifest,
+    read: Read,
+    updates: Updates,
+    chunks: Mapping[str, Chunk] | None = None,
+) -> bytes:
     """The plain bytes of one segment, proven.
+
+    `chunks` is what `by_digest` gives for the manifest; who reads many segments makes it once.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    chunks = by_digest(manifest)
+    if chunks is None:
+        based = any(chunk.base is not None for chunk in segment.chunks)
+        chunks = by_digest(manifest) if based else {}
     plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
     if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
         raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
@@ -59,11 +69,17 @@ def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Upda
 
 
 def rebuild(
-    manifest: Manifest, read: Read, plugins: Plugins, *, threads: int = 2
+    manifest: Manifest,
+    read: Read,
+    plugins: Plugins,
+    *,
+    threads: int = 2,
+    learned: Callable[[str], None] | None = None,
 ) -> Iterator[memoryview]:
     """The bytes of the file in order; each view is valid until the next is asked for.
 
-    The last view comes only after the digest of the whole file was found right.
+    The last view comes only after the digest of the whole file was found right. Where the
+    manifest has none, `learned` is told it.
 
     Raises:
         CorruptError: the stored bytes are not those of the file.
@@ -81,7 +97,7 @@ def rebuild(
         pieces = _joined(manifest, skeleton, read, plugins)
     else:
         pieces = _interleaved(manifest, skeleton, read, plugins.updates, threads)
-    return _proven(manifest, pieces)
+    return _proven(manifest, pieces, learned)
 
 
 @contextmanager
@@ -100,7 +116,9 @@ def _what_to_install(manifest: Manifest) -> Iterator[None]:
         ) from error
 
 
-def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+def _proven(
+    manifest: Manifest, pieces: Iterable[memoryview], learned: Callable[[str], None] | None
+) -> Iterator[memoryview]:
     """Digest what passes by, on a thread of its own; hold the last piece back until proven."""
     whole, size, last = blake3(), 0, memoryview(b"")
     with ThreadPoolExecutor(1) as pool:
@@ -119,8 +137,10 @@ def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memory
         else:
             if size != manifest.size:
                 raise CorruptError("the stored file is shorter than its manifest says")
-    if whole.hexdigest() != manifest.digest:
+    if manifest.digest and whole.hexdigest() != manifest.digest:
         raise CorruptError("the stored parts do not make up the file that the manifest names")
+    if not manifest.digest and learned is not None:
+        learned(whole.hexdigest())
     if len(last):
         yield last
 
@@ -128,10 +148,12 @@ def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memory
 def _joined(
     manifest: Manifest, skeleton: skeletons.Skeleton, read: Read, plugins: Plugins
 ) -> Iterator[memoryview]:
+    chunks = by_digest(manifest)
+
     def tensors() -> Iterator[SplitTensor]:
         for key in skeleton.order:
             tensor = manifest.tensors[str(key)]
-            data = read_segment(tensor.segment, manifest, read, plugins.updates)
+            data = read_segment(tensor.segment, manifest, read, plugins.updates, chunks)
             yield SplitTensor(name=str(key), dtype=tensor.dtype, shape=tensor.shape, data=data)
 
     skeletons.ordered_segments(manifest, skeleton.order)
@@ -147,10 +169,16 @@ def _joined(
 
 
 def by_digest(manifest: Manifest) -> dict[str, Chunk]:
-    """The chunks in which updates find their bases; empty where there are no updates."""
-    if not manifest.bases:
-        return {}
-    return {chunk.digest: chunk for chunk in manifest.all_chunks()}
+    """Where updates find their bases; nothing where there are no updates."""
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
+    return chunks if any(chunk.base is not None for chunk in chunks.values()) else {}
+
+
+def proofs(manifest: Manifest, chosen: Callable[[Chunk], bool] | None = None) -> list[Chunk]:
+    """The chunks of a file that was rebuilt, sealed; those of the tensors' bases are not proven."""
+    chunks = by_digest(manifest)
+    own = (chunk for segment in manifest.all_segments() for chunk in segment.chunks)
+    return [sealed(chunk, chunks) for chunk in own if chosen is None or chosen(chunk)]
 
 
 def _interleaved(

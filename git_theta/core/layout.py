@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from git_theta.core.dtypes import DTYPES
+from git_theta.core.dtypes import DTYPES, nbytes
 from git_theta.errors import FormatError
 
+EVERYTHING = -1
 MAX_DIMENSIONS = 64
 MAX_LENGTH = 2**63 - 1
 
@@ -61,6 +62,32 @@ class TensorView:
     segment: int
     offset: int = 0
     strides: tuple[int, ...] | None = None
+
+
+class View(Protocol):
+    """What a tensor says of how it lies in its segment, in a layout or in a manifest."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def strides(self) -> tuple[int, ...] | None: ...
+
+
+def is_whole(view: View, size: int) -> bool:
+    """Whether a tensor is its segment of `size` bytes, in C order."""
+    return not view.offset and view.strides is None and nbytes(view.dtype, view.shape) == size
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Elements in a row: the product of all dimensions but the first; 0 with fewer than two."""
+    return math.prod(shape[1:]) if len(shape) > 1 else 0
 
 
 def check_view(tensor: TensorView, size: int) -> None:
@@ -204,6 +231,53 @@ class Describe(Protocol):
 
         Raises:
             FormatError: the skeleton is not understood.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """A skeleton made of several: a new one, or that of one model with patches.
+
+    `relaid` is the new one. Without it, the skeleton of the model `frame` holds the same tensors
+    in the same order, and `patches` are offsets in that model's file with the bytes to be written
+    there, outside of its tensors. `notes` are for the user.
+    """
+
+    relaid: Relaid | None = None
+    frame: int = 0
+    patches: Mapping[int, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Reconciling(Protocol):
+    """A format that can merge what stands around the tensors: metadata, names, scalars."""
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],
+    ) -> Reconciled:
+        """Write one skeleton from those of an ancestor and several models, for these tensors.
+
+        Raises:
+            FormatError: they differ in what cannot be merged.
+        """
+        ...
+
+
+class Checking(Protocol):
+    """A format that repeats something computed from the segments' bytes, such as checksums."""
+
+    def checks(
+        self, file: RangeReader, layout: Layout
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Where that stands: segment -> (offset, size) of each place, in the same order always.
+
+        A merge copies these bytes with a segment that it takes from another version of the file,
+        so that it need not read the segment. Under `EVERYTHING` stands what no reader checks and
+        every writer makes anew: a difference there is no change.
         """
         ...
 

@@ -48,8 +48,9 @@ class Chunk(NamedTuple):
     """At most `CHUNK` bytes of a segment: the unit of storage, of reuse and of updates.
 
     `digest` is the BLAKE3 of the plain bytes, `size` their number; `base` is the digest of the
-    chunk that an update is applied to, or None. `summary` is where the chunk's statistics lie;
-    it is no part of equality.
+    chunk that an update is applied to, or None. `summary` is where the chunk's statistics lie,
+    `lossy` says that these bytes are an approximation that somebody asked for; neither is any
+    part of equality.
     """
 
     digest: str
@@ -58,6 +59,7 @@ class Chunk(NamedTuple):
     at: Place
     base: str | None = None
     summary: Place | None = None
+    lossy: bool = False
 
 
 class Segment(NamedTuple):
@@ -97,7 +99,8 @@ class Tensor(NamedTuple):
 class Manifest:
     """Everything needed to rebuild one file.
 
-    `size` and `digest` are of the whole file. `plugins` maps entry points that other packages
+    `size` and `digest` are of the whole file; the digest is empty for a file that was merged from
+    parts, of which nobody has read the whole. `plugins` maps entry points that other packages
     provide to "distribution version". `bases` are chunks needed to rebuild that belong to no
     tensor of this version. `objects` maps each needed object's sha256 to its size in bytes.
     """
@@ -149,7 +152,7 @@ def dump(manifest: Manifest) -> bytes:
         ("format", manifest.format),
         ("plugins", dict(sorted(manifest.plugins.items()))),
         ("size", manifest.size),
-        ("digest", manifest.digest),
+        ("digest", manifest.digest or None),
         ("skeleton", _segment_out(manifest.skeleton, None)),
     ]
     if manifest.recipe is not None:
@@ -185,6 +188,8 @@ def _chunk_out(chunk: Chunk) -> dict[str, Any]:
         out["base"] = chunk.base[:PREFIX]
     if chunk.summary is not None:
         out["summary"] = _place_out(chunk.summary)
+    if chunk.lossy:
+        out["lossy"] = True
     return out
 
 
@@ -283,7 +288,7 @@ class _Reader:
         found = Manifest(
             format=_name(raw["format"]),
             size=_natural(raw["size"]),
-            digest=_digest(raw["digest"]),
+            digest="" if raw["digest"] is None else _digest(raw["digest"]),
             skeleton=skeleton,
             tensors=tensors,
             segments=segments,
@@ -313,7 +318,11 @@ class _Reader:
         if length > MAX_CHUNK:
             raise ManifestError(f"a chunk of {length} bytes is too large")
         summary = self.place(entry["summary"]) if "summary" in entry else None
-        return Chunk(_digest(digest), length, kind, self.place(entry["at"]), base, summary)
+        lossy = entry.get("lossy", False)
+        if type(lossy) is not bool:
+            raise ManifestError(f"lossy is {lossy!r}, not true or false")
+        place = self.place(entry["at"])
+        return Chunk(_digest(digest), length, kind, place, base, summary, lossy)
 
     def segment(
         self, entry: dict[str, Any], expected: int | None, *, digest: str | None = None

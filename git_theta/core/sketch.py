@@ -166,6 +166,14 @@ def _total(data: Bytes, dtype: str) -> Summary:
     )
 
 
+def floats(data: Bytes, dtype: str) -> Floats | None:
+    """Values as float32, for statistics; None for a dtype that has no numbers."""
+    known = DTYPES.get(dtype)
+    if known is None or (known.kind != COMPLEX and _numpy_type(dtype) is None):
+        return None
+    return _floats(data, dtype)
+
+
 def _pair(block: Bytes) -> Floats:
     """bf16 values, two to a word, as float32: the even ones in one row, the odd in another."""
     words = block.view("<u4")
@@ -178,9 +186,11 @@ def _pair(block: Bytes) -> Floats:
 def _floats(block: Bytes, dtype: str) -> Floats:
     known = DTYPES[dtype]
     if known.kind == COMPLEX:
-        return block.view("<f4" if known.bits == 64 else "<f8").astype(np.float32)
+        parts: Any = f"<f{known.word}"
+    else:
+        parts = _numpy_type(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        values: Floats = block.view(_numpy_type(dtype)).astype(np.float32, copy=False)
+        values: Floats = block.view(parts).astype(np.float32, copy=False)
     return values
 
 

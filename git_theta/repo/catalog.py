@@ -76,7 +76,7 @@ class Catalog:
                 yield KnownFile(digest, zlib.decompress(packed), written)
 
     def proven(self, digest: str) -> list[Chunk]:
-        """Records of a chunk that this repository wrote or has decoded."""
+        """Records of a chunk that this repository wrote or has decoded, sealed."""
         if self._is_bare():
             return []
         rows = self._rows(
@@ -94,7 +94,7 @@ class Catalog:
         return self._bare
 
     def keep_proven(self, chunks: Iterable[Chunk]) -> None:
-        """Remember records that were written or decoded here."""
+        """Remember records that were written or decoded here, `sealed` with their chains."""
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
         self._bare = None
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

@@ -29,7 +29,7 @@ def merged(repo: Sandbox) -> tuple[Sandbox, dict[str, str]]:
     repo.git("checkout", "-q", "main")
     model(repo.work / NAME, {"layer.1.weight": ONES})
     ids["main"] = repo.commit("main")
-    repo.git("merge", "-q", "topic", code=None)
+    repo.git("merge", "-q", "--no-commit", "topic", code=None)
     both = {"layer.0.weight": ONES, "layer.1.weight": ONES, "new": ONES}
     model(repo.work / NAME, both)
     ids["merge"] = repo.commit("merge")
