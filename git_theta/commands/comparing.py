@@ -219,7 +219,7 @@ def _row(
     if pair is None:
         return row
     chunk_pairs = _chunk_pairs(pair, summaries)
-    updates = _parameters(pair.new, pair.sources[1])
+    updates = _parameters(pair)
     if read is not None:
         facts, values, permuted = read
         facts = with_updates(facts, updates)
@@ -238,12 +238,14 @@ def _row(
     return replace(row, what=what, sure=sure or what != PERMUTED, facts=facts, values=told)
 
 
-def _parameters(tensor: Tensor, source: Source) -> dict[str, Mapping[str, Any]]:
+def _parameters(pair: _Lined) -> dict[str, Mapping[str, Any]]:
+    """What the updates say that make the new side from the old one."""
     found: dict[str, Mapping[str, Any]] = {}
-    for chunk in tensor.segment.chunks:
-        if chunk.kind not in found:
-            plain = chunk.kind in _PLAIN_KINDS
-            found[chunk.kind] = {} if plain else source.parameters(chunk)
+    for old, new, _ in pair.chunks:
+        if old.digest == new.digest or new.kind in found:
+            continue
+        tells = new.base == old.digest and new.kind not in _PLAIN_KINDS
+        found[new.kind] = pair.sources[1].parameters(new) if tells else {}
     return found
 
 

@@ -24,11 +24,9 @@ class Rank:
     order: ClassVar[int] = 7
 
     def value(self, facts: Facts) -> Value | None:
-        """The rank at which a low-rank update stores it."""
-        ranks = [
-            rank for extra in facts.updates.values() if isinstance(rank := extra.get("rank"), int)
-        ]
-        return Value(max(ranks)) if ranks and len(facts.updates) == 1 else None
+        """The rank of the low-rank update that makes the new side from the old one."""
+        rank = facts.updates.get("low-rank", {}).get("r")
+        return Value(rank) if isinstance(rank, int) and len(facts.updates) == 1 else None
 
     def meter(self, pair: Pair) -> Meter | None:
         """Measure matrices of types with a known rounding error."""

@@ -355,3 +355,17 @@ def test_summaries_are_fetched_and_weights_only_when_asked(
     assert found["layers.0.q.weight"]["metrics"]["l2"]["error"] == 0
     assert held() > few
     assert os.listdir(clone)  # noqa: PTH208
+
+
+def test_a_low_rank_update_tells_its_rank_without_weights(repo: Sandbox):
+    rng = np.random.default_rng(2)
+    old = (0.02 * rng.normal(size=(512, 512))).astype("<f4")
+    write(repo, {"w": old})
+    repo.commit()
+    step = 1e-2 * rng.normal(size=(512, 4)) @ rng.normal(size=(4, 512))
+    write(repo, {"w": (old + step.astype("<f4")).astype("<f4")})
+    repo.commit()
+    row = rows(json_of(repo, "diff", "HEAD~1", "HEAD"))["w"]
+    assert row["kinds"] == ["low-rank"]
+    assert row["metrics"]["rank"] == {"value": 4, "error": 0.0}
+    assert "rank" not in rows(json_of(repo, "diff", "HEAD", "HEAD~1"))["w"]["metrics"]
