@@ -44,6 +44,10 @@ COMMANDS: dict[str, Entry] = {
     "add": Entry(EVERYDAY, "add", "Stage files; say how, or with an update from beside them."),
     "extract": Entry(EVERYDAY, "extract", "Write an adapter from the difference of two versions."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
+    "merge": Entry(EVERYDAY, "merge", "Merge any number of branches, with a strategy."),
+    "resolve": Entry(EVERYDAY, "resolve", "Settle a conflict with a strategy."),
+    "average": Entry(EVERYDAY, "average", "Average a model's versions along a branch."),
+    "apply": Entry(EVERYDAY, "apply", "Add what some commits taught a model, or take it away."),
     "switch": Entry(
         EVERYDAY, "switching:switch", "As git switch; of large files only the difference."
     ),
@@ -56,6 +60,7 @@ COMMANDS: dict[str, Entry] = {
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
     "scan": Entry(INSPECT, "scan", "Say what a checkpoint would run if somebody loaded it."),
+    "stats": Entry(INSPECT, "stats", "Compute statistics of a model that some merges need."),
     "install": Entry(REPAIR, "install", "Tell Git about git-theta; run it once."),
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
@@ -85,8 +90,10 @@ class Menu(click.Group):
         place, _, name = entry.module.partition(":")
         module = import_module(f"git_theta.commands.{place}")
         found: click.Command = getattr(module, name or "command")
-        if all(parameter.name != "quiet" for parameter in found.params):
-            found.params.extend(_voice_options())
+        below = found.commands.values() if isinstance(found, click.Group) else ()
+        for one in (found, *below):
+            if all(parameter.name != "quiet" for parameter in one.params):
+                one.params.extend(_voice_options())
         return found
 
     @override

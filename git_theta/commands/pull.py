@@ -198,7 +198,13 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not write_by_patching(session, pending.entry.path, manifest, target, advance):
-            pieces = rebuild(manifest, session.store.lend, session.plugins, threads=threads)
+            pieces = rebuild(
+                manifest,
+                session.store.lend,
+                session.plugins,
+                threads=threads,
+                learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),
+            )
             write_whole(target, counted(pieces, advance))
         if pending.entry.mode == "100755":
             mode = target.stat().st_mode

@@ -48,11 +48,12 @@ def sideload(
         RefusedError: something does not fit, or the file is not what is staged; nothing is
             changed then.
     """
-    _settle(session, path, force=force)
+    base = base_of(session, path)
     with open_model(session, path) as model, open_tensors(_weights(source)) as found:
         adapter = _read(source, found)
         _check_kind(adapter, update)
         edits = lay(adapter, model.layout, _material(session, found))
+        _settle(session, path, base, force=force)
         return write(session, path, model, edits)
 
 
@@ -83,13 +84,13 @@ def base_of(session: Session, path: str) -> Manifest:
     return base
 
 
-def _settle(session: Session, path: str, *, force: bool) -> None:
+def _settle(session: Session, path: str, base: Manifest, *, force: bool) -> None:
     """See that a file is what is staged; with `force`, stage it first as it is.
 
     Raises:
         RefusedError: it is something else.
     """
-    if is_staged(session, path, base_of(session, path)):
+    if is_staged(session, path, base):
         return
     if not force:
         raise RefusedError(
@@ -128,9 +129,11 @@ def open_model(session: Session, path: str) -> Iterator[OpenFile]:
         plugin = recognise(session, path, reader.read(0, 4096)).plugin
         if not hasattr(plugin, "locate") or not hasattr(plugin, "refresh"):
             raise RefusedError(f"{path} is of no format whose tensors can be written here")
-        yield OpenFile(reader, plugin, plugin.locate(reader))
-    except FormatError as error:
-        raise RefusedError(f"{path}: {error}", hint=error.hint) from error
+        try:
+            layout = plugin.locate(reader)
+        except FormatError as error:
+            raise RefusedError(f"{path}: {error}", hint=error.hint) from error
+        yield OpenFile(reader, plugin, layout)
     finally:
         os.close(handle)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,6 +118,8 @@ def gathered(view: TensorView, segment: bytes) -> Bytes:
     if bits % 8 or not bits:
         raise FormatError(f"tensor {view.name!r} of {view.dtype} cannot be read out of order")
     width = bits // 8
+    if math.prod(view.shape) * width > len(data):
+        raise FormatError(f"tensor {view.name!r} repeats its bytes")
     last = sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     if 0 not in view.shape and view.offset + (last + 1) * width > len(data):
         raise FormatError(f"tensor {view.name!r} is cut short")
@@ -139,18 +142,22 @@ def open_tensors(path: Path) -> Iterator[OpenFile]:
     if handle is None:
         raise NotTrackedError(f"there is no file {str(path)!r}", hint="check the path")
     try:
-        reader = FileReader(handle)
-        plugin = format_of(path.name, reader.read(0, _HEAD))
-        if plugin is None or not hasattr(plugin, "locate"):
-            raise FormatError(
-                f"{path} is of no format whose tensors can be read here",
-                hint="use a .safetensors file",
-            )
-        yield OpenFile(reader, plugin, plugin.locate(reader))
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}", hint=error.hint) from error
+        yield _located(path, FileReader(handle))
     finally:
         os.close(handle)
+
+
+def _located(path: Path, reader: FileReader) -> OpenFile:
+    plugin = format_of(path.name, reader.read(0, _HEAD))
+    if plugin is None or not hasattr(plugin, "locate"):
+        raise FormatError(
+            f"{path} is of no format whose tensors can be read here",
+            hint="use a .safetensors file",
+        )
+    try:
+        return OpenFile(reader, plugin, plugin.locate(reader))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}", hint=error.hint) from error
 
 
 def format_of(name: str, head: bytes) -> Any | None:

@@ -69,11 +69,17 @@ def read_segment(
 
 
 def rebuild(
-    manifest: Manifest, read: Read, plugins: Plugins, *, threads: int = 2
+    manifest: Manifest,
+    read: Read,
+    plugins: Plugins,
+    *,
+    threads: int = 2,
+    learned: Callable[[str], None] | None = None,
 ) -> Iterator[memoryview]:
     """The bytes of the file in order; each view is valid until the next is asked for.
 
-    The last view comes only after the digest of the whole file was found right.
+    The last view comes only after the digest of the whole file was found right. Where the
+    manifest has none, `learned` is told it.
 
     Raises:
         CorruptError: the stored bytes are not those of the file.
@@ -91,7 +97,7 @@ def rebuild(
         pieces = _joined(manifest, skeleton, read, plugins)
     else:
         pieces = _interleaved(manifest, skeleton, read, plugins.updates, threads)
-    return _proven(manifest, pieces)
+    return _proven(manifest, pieces, learned)
 
 
 @contextmanager
@@ -110,7 +116,9 @@ def _what_to_install(manifest: Manifest) -> Iterator[None]:
         ) from error
 
 
-def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+def _proven(
+    manifest: Manifest, pieces: Iterable[memoryview], learned: Callable[[str], None] | None
+) -> Iterator[memoryview]:
     """Digest what passes by, on a thread of its own; hold the last piece back until proven."""
     whole, size, last = blake3(), 0, memoryview(b"")
     with ThreadPoolExecutor(1) as pool:
@@ -129,8 +137,10 @@ def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memory
         else:
             if size != manifest.size:
                 raise CorruptError("the stored file is shorter than its manifest says")
-    if whole.hexdigest() != manifest.digest:
+    if manifest.digest and whole.hexdigest() != manifest.digest:
         raise CorruptError("the stored parts do not make up the file that the manifest names")
+    if not manifest.digest and learned is not None:
+        learned(whole.hexdigest())
     if len(last):
         yield last
 
