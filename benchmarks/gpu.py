@@ -59,7 +59,8 @@ def bandwidth(rounds: int) -> float:
 
     source = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source), rounds)
+    moved = float(2 * source.nbytes)
+    return moved / seconds(lambda: target.copy_(source), rounds)
 
 
 def measured(name: str, shape: tuple[int, ...], rounds: int, copy: float) -> Row:
