@@ -50,7 +50,7 @@ def seconds(work: Callable[[], Any], rounds: int) -> float:
         end.record()
         torch.cuda.synchronize()
         found.append(begin.elapsed_time(end) / 1000)
-    return statistics.median(found)
+    return float(statistics.median(found))
 
 
 def bandwidth(rounds: int) -> float:
