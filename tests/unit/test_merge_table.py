@@ -10,7 +10,8 @@ import pytest
 
 from git_theta import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "merging.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "merging.md").read_text()
+PAGE = TEXT[TEXT.index("\n## Strategies") : TEXT.index("\n## Statistics")]
 OURS = [
     name for name in registry.names("merges") if registry.provider("merges", name)[0] == "git-theta"
 ]
