@@ -51,7 +51,7 @@ def test_change_touches_two_tensors_and_nothing_else(made, tmp_path):
 def test_bf16_is_rounded_to_the_nearest_even():
     values = np.random.default_rng(0).standard_normal(10_000, np.float32)
     expected = values.astype(ml_dtypes.bfloat16).tobytes()
-    assert models._as_bytes(values, "BF16") == expected
+    assert models.as_bytes(values, "BF16") == expected
 
 
 def test_many_tensors(tmp_path):
