@@ -104,11 +104,14 @@ class Sandbox:
         os.sync()
         return self.run(*argv, cwd=cwd)
 
-    def repository(self, name: str, tool: str) -> Path:
-        """Make a repository in which a tool tracks safetensors files."""
+    def repository(self, name: str, tool: str | None) -> Path:
+        """Make a repository in which a tool tracks safetensors files, or where Git has its way."""
         path = self.root / name
         self.run("git", "init", "-q", str(path), cwd=self.root)
-        self.run("git", tool, "track", PATTERN, cwd=path)
+        if tool:
+            self.run("git", tool, "track", PATTERN, cwd=path)
+        else:
+            (path / ".gitattributes").write_text(f"{PATTERN} binary\n")
         self.run("git", "add", ".gitattributes", cwd=path)
         self.run("git", "commit", "-q", "-m", "Track models", cwd=path)
         return path
