@@ -24,7 +24,9 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads.
+    `threads` is the number of encoding and decoding threads. `update` says which updates may
+    store what changed (`core/choice.py` reads it). `scan` is what happens to a file that runs code
+    when it is loaded: warn, refuse or off.
     """
 
     smudge_limit: int
@@ -35,7 +37,9 @@ class Settings:
     grace: int = 24 * 3600
     memory: int = 2 << 30
     threads: int = 2
+    update: str = "auto"
     sync: bool = False
+    scan: str = "warn"
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -49,6 +53,9 @@ class Settings:
         reuse = values.get("theta.reuse", "tree")
         if reuse not in ("tree", "repository"):
             raise UsageError(f"theta.reuse is {reuse!r}", hint="set tree or repository")
+        scan = values.get("theta.scan", "warn")
+        if scan not in ("warn", "refuse", "off"):
+            raise UsageError(f"theta.scan is {scan!r}", hint="set warn, refuse or off")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             smudge_limit=_size(values, "theta.smudgelimit", _physical_memory() // 4),
@@ -59,7 +66,9 @@ class Settings:
             grace=_duration(values.get("theta.graceperiod", "24h")),
             memory=_size(values, "theta.memory", 2 << 30),
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
+            update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
+            scan=scan,
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from git_theta.commands.session import Session, say
+from git_theta.core.checkpoint import proofs
 from git_theta.core.manifest import parse
 from git_theta.errors import NewerManifestError, ThetaError
 from git_theta.repo.caller import git_command, may_delay
@@ -69,7 +70,7 @@ class DirectFiles:
         ours = [one for one in waiting if self._texts.get(one.entry.path) == one.text]
         for pending in pull(self._session, ours, failures):
             self._session.catalog.keep_manifest(pending.manifest.digest, pending.text)
-            self._session.catalog.keep_proven(pending.manifest.all_chunks())
+            self._session.catalog.keep_proven(proofs(pending.manifest))
         for path, error in failures:
             say(path, f"left as a manifest: {error}", hint_after(error, path))
 

@@ -44,14 +44,15 @@ def command(place: str, output: str, force: bool) -> None:
         target = Path(output)
         if output != "-" and not force and os.path.lexists(target):
             raise RefusedError(f"{target} exists", hint="add --force to replace it")
-        _fetch(session, manifest)
+        fetch_missing(session, manifest)
         _write(session, manifest, None if output == "-" else target)
     finally:
         session.close()
     note(f"{printable(place)}: {size_text(manifest.size)} written to {printable(output)}")
 
 
-def _fetch(session: Session, manifest: Manifest) -> None:
+def fetch_missing(session: Session, manifest: Manifest) -> None:
+    """Fetch the objects of a file that are not here."""
     store = session.store
     missing = {oid: n for oid, n in manifest.objects.items() if not store.has(oid, n)}
     if missing:

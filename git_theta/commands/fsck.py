@@ -12,6 +12,8 @@ from git_theta.commands.progress import progress
 from git_theta.commands.proof import Failure, Proof, prove
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import count, note, printable, say, say_json, size_text
+from git_theta.core.chain import sealed
+from git_theta.core.checkpoint import by_digest
 from git_theta.core.manifest import Manifest, Segment
 from git_theta.errors import CorruptError, ManifestError, MissingError
 from git_theta.repo.tracked import every_manifest, named_places, read_or_error, staged_blobs
@@ -154,7 +156,9 @@ def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) 
     session.catalog.clear()
     for blob, manifest in manifests.items():
         chunks = list(manifest.all_chunks())
-        session.catalog.keep_proven(c for c in chunks if proof.of(manifest, c) is None)
+        bases = by_digest(manifest)
+        sound = (c for c in chunks if proof.of(manifest, c) is None)
+        session.catalog.keep_proven(sealed(chunk, bases) for chunk in sound)
         found = session.repo.objects.read(blob)
         if found is not None and not any(proof.of(manifest, c) for c in chunks):
             session.catalog.keep_manifest(manifest.digest, found[1])

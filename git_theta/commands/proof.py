@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from git_theta.commands.session import Session
-from git_theta.core.chain import decode_chunk
-from git_theta.core.manifest import Chunk, Manifest, Place
+from git_theta.core.chain import decode_chunk, links_of, sealed
+from git_theta.core.checkpoint import by_digest
+from git_theta.core.manifest import Chunk, Manifest
 from git_theta.errors import CorruptError, MissingError, PluginError, ThetaError
 
 _BLOCK = 1 << 20
@@ -36,27 +37,30 @@ class Proof:
     """What was found wrong, by object and by chunk; what is not named here is proven."""
 
     objects: dict[str, Failure] = field(default_factory=dict)
-    chunks: dict[tuple[Place, str], Failure] = field(default_factory=dict)
+    chunks: dict[Chunk, Failure] = field(default_factory=dict)
+    _last: tuple[Manifest, Mapping[str, Chunk]] | None = None
 
     def of(self, manifest: Manifest, chunk: Chunk) -> Failure | None:
         """What is wrong with a chunk or with a base that it needs."""
-        found = self.objects.get(chunk.at.oid) or self.chunks.get((chunk.at, chunk.digest))
-        if found is not None or chunk.base is None:
-            return found
-        bases = {c.digest: c for c in manifest.all_chunks()}
-        return self.of(manifest, bases[chunk.base])
+        if self._last is None or self._last[0] is not manifest:
+            self._last = manifest, by_digest(manifest)
+        chunks = self._last[1]
+        for link in links_of(chunk, chunks):
+            if link.at.oid in self.objects:
+                return self.objects[link.at.oid]
+        return self.chunks.get(sealed(chunk, chunks))
 
 
 def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[int], None]) -> Proof:
     """Check every object and every chunk that some manifests name, each once."""
     proof = Proof()
     sizes: dict[str, int] = {}
-    chunks: dict[tuple[Place, str], tuple[Chunk, Mapping[str, Chunk]]] = {}
+    chunks: dict[Chunk, tuple[Chunk, Mapping[str, Chunk]]] = {}
     for manifest in manifests:
         sizes.update(manifest.objects)
-        bases = {c.digest: c for c in manifest.all_chunks()} if manifest.bases else {}
+        bases = by_digest(manifest)
         for chunk in manifest.all_chunks():
-            chunks.setdefault((chunk.at, chunk.digest), (chunk, bases))
+            chunks.setdefault(sealed(chunk, bases), (chunk, bases))
     with ThreadPoolExecutor(session.settings.threads) as pool:
         names = sorted(sizes)
         for oid, failure in zip(
@@ -67,13 +71,15 @@ def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[in
             if failure is not None:
                 proof.objects[oid] = failure
         waiting = [
-            pair for _, pair in sorted(chunks.items()) if pair[0].at.oid not in proof.objects
+            (seal, *pair)
+            for seal, pair in sorted(chunks.items(), key=lambda entry: entry[1][0].at)
+            if pair[0].at.oid not in proof.objects
         ]
         for batch in _batches(waiting):
-            results = pool.map(lambda pair: _chunk(session, *pair), batch)
-            for (chunk, _), failure in zip(batch, results, strict=True):
+            results = pool.map(lambda asked: _chunk(session, *asked[1:]), batch)
+            for (seal, *_), failure in zip(batch, results, strict=True):
                 if failure is not None:
-                    proof.chunks[chunk.at, chunk.digest] = failure
+                    proof.chunks[seal] = failure
     return proof
 
 

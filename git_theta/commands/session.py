@@ -12,6 +12,7 @@ from git_theta import registry
 from git_theta.commands.terminal import printable
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import RefusedError, ThetaError
+from git_theta.repo.borrowers import sign
 from git_theta.repo.catalog import Catalog
 from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
@@ -34,7 +35,10 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The object store."""
-        return Store.of(self.repo.common_dir, sync=self.settings.sync)
+        store = Store.of(self.repo.common_dir, sync=self.settings.sync)
+        if store.alternates:
+            sign(self.repo.common_dir, store.alternates)
+        return store
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -17,6 +17,8 @@ from git_theta.commands.terminal import (
     say_table,
     size_text,
 )
+from git_theta.core.chain import links_of
+from git_theta.core.checkpoint import by_digest
 from git_theta.core.manifest import Chunk, Manifest, Segment, Tensor
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
@@ -33,7 +35,8 @@ def command(place: str, as_json: bool) -> None:
     repository (or ./ from here).
 
     STORED counts the bytes of the tensor's own records, without the bases of updates, which
-    are listed in the last lines.
+    are listed in the last lines; RATIO is its share of BYTES. LINKS counts the updates between
+    the tensor and what is stored whole, 0 for a tensor that is stored whole itself.
     """
     repo = Repo.find()
     rev, path = split_revision(place)
@@ -50,6 +53,7 @@ def command(place: str, as_json: bool) -> None:
 
 def _report(manifest: Manifest, store: Store) -> dict[str, Any]:
     here = [oid for oid, size in manifest.objects.items() if store.has(oid, size)]
+    chunks = by_digest(manifest)
     return {
         "format": manifest.format,
         "size": manifest.size,
@@ -57,29 +61,33 @@ def _report(manifest: Manifest, store: Store) -> dict[str, Any]:
         "stored": stored(manifest.all_chunks()),
         "plugins": dict(manifest.plugins),
         "objects": [{"oid": o, "size": s, "here": o in here} for o, s in manifest.objects.items()],
-        "tensors": [_tensor(name, t) for name, t in sorted(manifest.tensors.items())],
-        "segments": [{"digest": s.digest, **_segment(s)} for s in manifest.segments.values()],
-        "skeleton": _segment(manifest.skeleton),
+        "tensors": [_tensor(name, t, chunks) for name, t in sorted(manifest.tensors.items())],
+        "segments": [
+            {"digest": s.digest, **_segment(s, chunks)} for s in manifest.segments.values()
+        ],
+        "skeleton": _segment(manifest.skeleton, chunks),
         "bases": {"count": len(manifest.bases), "stored": stored(manifest.bases.values())},
     }
 
 
-def _tensor(name: str, tensor: Tensor) -> dict[str, Any]:
+def _tensor(name: str, tensor: Tensor, chunks: Mapping[str, Chunk]) -> dict[str, Any]:
     return {
         "name": name,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "digest": tensor.segment.digest,
         "shared": tensor.shared,
-        **_segment(tensor.segment),
+        **_segment(tensor.segment, chunks),
     }
 
 
-def _segment(segment: Segment) -> dict[str, Any]:
+def _segment(segment: Segment, chunks: Mapping[str, Chunk]) -> dict[str, Any]:
     return {
         "bytes": segment.size,
         "stored": stored(segment.chunks),
         "kinds": sorted({chunk.kind for chunk in segment.chunks}),
+        "links": max((len(links_of(c, chunks)) - 1 for c in segment.chunks), default=0),
+        "lossy": any(chunk.lossy for chunk in segment.chunks),
     }
 
 
@@ -98,12 +106,13 @@ def _print(path: str, report: dict[str, Any]) -> None:
             size_text(tensor["bytes"]),
             "shared" if tensor["shared"] else size_text(tensor["stored"]),
             "" if tensor["shared"] else _ratio(tensor["stored"], tensor["bytes"]),
-            "+".join(tensor["kinds"]),
+            "+".join(tensor["kinds"]) + (" (lossy)" if tensor["lossy"] else ""),
+            str(tensor["links"]),
         )
         for tensor in report["tensors"]
     ]
-    heads = ("TENSOR", "DTYPE", "SHAPE", "BYTES", "STORED", "RATIO", "KIND")
-    say_table(heads, rows, right=(3, 4, 5))
+    heads = ("TENSOR", "DTYPE", "SHAPE", "BYTES", "STORED", "RATIO", "KIND", "LINKS")
+    say_table(heads, rows, right=(3, 4, 5, 7))
     for segment in report["segments"]:
         told = f"{size_text(segment['bytes'])}, stored in {size_text(segment['stored'])}"
         say(f"shared bytes {segment['digest'][:16]}: {told}")

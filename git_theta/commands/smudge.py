@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from git_theta.commands.direct import DirectFiles
 from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session, say
-from git_theta.core.checkpoint import rebuild
+from git_theta.core.checkpoint import proofs, rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import (
     ManifestError,
@@ -156,7 +156,7 @@ class Smudger:
         with progress(manifest.size, f"restoring {path}") as advance:
             yield from counted(pieces, advance)
         self.session.catalog.keep_manifest(manifest.digest, text)
-        self.session.catalog.keep_proven(manifest.all_chunks())
+        self.session.catalog.keep_proven(proofs(manifest))
 
 
 def _blocks(handle: int) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -10,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from git_theta.core.align import PLAIN, Align
+from git_theta.core.align import pack as pack_align
+from git_theta.core.align import unpack as unpack_align
 from git_theta.core.manifest import Chunk, Place
 from git_theta.core.payload import Buffer, Header, pack, unpack
 from git_theta.core.planes import Grain
@@ -83,30 +87,53 @@ class Update(Protocol):
 Updates = Callable[[str], Update]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What a record says of its base: which chunk it is, and what is done to it first."""
+
+    digest: str
+    align: Align = PLAIN
+
+
 def digest_of(data: Buffer | Bytes) -> str:
     """The identity of bytes: BLAKE3, 64 hexadecimal digits."""
     return blake3(data.data if isinstance(data, np.ndarray) else data).hexdigest()
 
 
-def encode_chunk(data: Bytes, digest: str, cut: Grain, update: Update) -> list[Buffer]:
-    """Write a chunk as a record that stands alone.
-
-    Raises:
-        CorruptError: the update declined; a `dense` one never does.
-    """
-    encoded = update.encode(Slice(data=data, cut=cut), None)
-    if encoded is None:
-        raise CorruptError(f"the update {update.name!r} declined to store a chunk")
+def write_record(
+    new: Slice, digest: str, kind: str, encoded: Encoded, base: Base | None = None
+) -> list[Buffer]:
+    """A record of what an update made of a chunk."""
     header = Header(
         digest=bytes.fromhex(digest),
-        size=len(data),
-        kind=update.name,
+        size=len(new.data),
+        kind=kind,
         word=encoded.cut.word,
         turn=encoded.cut.turn,
         block=encoded.block,
+        base=None if base is None else bytes.fromhex(base.digest),
+        align={} if base is None else pack_align(base.align),
         extra=encoded.extra,
     )
     return pack(header, encoded.frames)
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, by name: fresh memory costs more than the work done in it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Bytes] = {}
+
+    def take(self, name: str, size: int) -> Bytes:
+        """A buffer with any content, valid until the same name is asked for again."""
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            self._buffers.pop(name, None)
+            self._buffers[name] = buffer = np.empty(size, np.uint8)
+        return buffer[:size]
+
+
+scratch = _Scratch()
 
 
 def decode_chunk(
@@ -115,8 +142,6 @@ def decode_chunk(
     updates: Updates,
     chunks: Mapping[str, Chunk],
     out: Bytes | None = None,
-    *,
-    links: int = 0,
 ) -> Bytes:
     """Read a chunk and the bases it needs, and prove it by its digest.
 
@@ -126,20 +151,74 @@ def decode_chunk(
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    if links > MAX_LINKS:
-        raise CorruptError("a chain of updates is too long")
-    header, frames = unpack(read(chunk.at))
-    if header.digest.hex() != chunk.digest or header.size != chunk.size:
-        raise CorruptError(f"a stored record is not of the chunk {chunk.digest[:16]}")
-    if header.kind != chunk.kind:
-        raise CorruptError(f"a stored record is {header.kind!r}, not {chunk.kind!r}")
-    base = None
-    if chunk.base is not None:
-        if chunk.base not in chunks:
-            raise CorruptError(f"the base of chunk {chunk.digest[:16]} is not in the manifest")
-        base = decode_chunk(chunks[chunk.base], read, updates, chunks, links=links + 1)
     plain = np.empty(chunk.size, np.uint8) if out is None else out
-    updates(chunk.kind).decode(header, frames, base, plain)
+    base: Bytes | None = None
+    for number, link in enumerate(reversed(links_of(chunk, chunks))):
+        target = plain if link is chunk else scratch.take(f"link {number % 2}", link.size)
+        _decode_link(link, read(link.at), updates, base, target)
+        base = target
+    # Only the last bytes are proven: a wrong base cannot make the right ones but by chance.
     if digest_of(plain) != chunk.digest:
         raise CorruptError(f"chunk {chunk.digest[:16]} does not decode to what it was")
     return plain
+
+
+def links_of(chunk: Chunk, chunks: Mapping[str, Chunk]) -> list[Chunk]:
+    """A chunk, its base, the base of that, and so on to the root.
+
+    Raises:
+        CorruptError: a base is not known, or the chain is too long.
+    """
+    found = [chunk]
+    while (base := found[-1].base) is not None:
+        if base not in chunks:
+            raise CorruptError(f"the base of chunk {found[-1].digest[:16]} is not in the manifest")
+        if len(found) > MAX_LINKS:
+            raise CorruptError("a chain of updates is too long")
+        found.append(chunks[base])
+    return found
+
+
+def sealed(chunk: Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
+    """A chunk as it was proven: its base stands for every record of its chain.
+
+    The same chunk above other records of its bases has another seal, and has to be proven anew.
+
+    Raises:
+        CorruptError: a base is not known, or the chain is too long.
+    """
+    bare = chunk._replace(summary=None, lossy=False)
+    if chunk.base is None:
+        return bare
+    told = "".join(f"{link.digest} {link.at} {link.kind}\n" for link in links_of(chunk, chunks)[1:])
+    return bare._replace(base=digest_of(told.encode()))
+
+
+def _decode_link(
+    link: Chunk, record: Buffer, updates: Updates, base: Bytes | None, out: Bytes
+) -> None:
+    header, frames = unpack(record)
+    if header.digest.hex() != link.digest or header.size != link.size:
+        raise CorruptError(f"a stored record is not of the chunk {link.digest[:16]}")
+    if header.kind != link.kind:
+        raise CorruptError(f"a stored record is {header.kind!r}, not {link.kind!r}")
+    if (None if header.base is None else header.base.hex()) != link.base:
+        raise CorruptError(f"a stored record of chunk {link.digest[:16]} has another base")
+    align = _align_of(header)
+    if base is not None and not align.is_plain(len(out), len(base)):
+        aligned = scratch.take("aligned", len(out))
+        align.apply(base, aligned)
+        base = aligned
+    update = updates(link.kind)
+    if base is None and update.needs_base:
+        raise CorruptError(f"a stored record of kind {link.kind!r} has no base")
+    update.decode(header, frames, base, out)
+
+
+def _align_of(header: Header) -> Align:
+    if not header.align:
+        return PLAIN
+    try:
+        return unpack_align(header.align)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"a stored record's base cannot be aligned: {error!r}") from error

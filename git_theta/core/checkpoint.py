@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, Updates, decode_chunk
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, sealed
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
 from git_theta.errors import CorruptError, NoPluginError, ThetaError
@@ -51,7 +51,7 @@ def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Upda
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    chunks = _by_digest(manifest)
+    chunks = by_digest(manifest)
     plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
     if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
         raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
@@ -146,10 +146,17 @@ def _joined(
         raise CorruptError(f"the format {manifest.format!r} fails with {error!r}") from error
 
 
-def _by_digest(manifest: Manifest) -> dict[str, Chunk]:
-    if not manifest.bases:
-        return {}
-    return {chunk.digest: chunk for chunk in manifest.all_chunks()}
+def by_digest(manifest: Manifest) -> dict[str, Chunk]:
+    """Where updates find their bases; nothing where there are no updates."""
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
+    return chunks if any(chunk.base is not None for chunk in chunks.values()) else {}
+
+
+def proofs(manifest: Manifest, chosen: Callable[[Chunk], bool] | None = None) -> list[Chunk]:
+    """The chunks of a file that was rebuilt, sealed; those of the tensors' bases are not proven."""
+    chunks = by_digest(manifest)
+    own = (chunk for segment in manifest.all_segments() for chunk in segment.chunks)
+    return [sealed(chunk, chunks) for chunk in own if chosen is None or chosen(chunk)]
 
 
 def _interleaved(
@@ -160,7 +167,7 @@ def _interleaved(
     threads: int,
 ) -> Iterator[memoryview]:
     segments = skeletons.ordered_segments(manifest, skeleton.order)
-    chunks = _by_digest(manifest)
+    chunks = by_digest(manifest)
     free: list[Bytes] = []
 
     def decode(parts: list[_Part], size: int) -> Bytes:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,12 +20,15 @@ from blake3 import blake3
 
 from git_theta.core import planes, sketch
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Update, digest_of, encode_chunk
+from git_theta.core.chain import Bytes, Slice, Update, digest_of
+from git_theta.core.choice import Outcome, dense_record
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.feeds import Feed
 from git_theta.core.layout import TensorView
 from git_theta.core.manifest import CHUNK, Chunk, Manifest, Place, Segment, Tensor
 from git_theta.core.payload import Buffer, Header, pack
+from git_theta.core.relatives import Where
+from git_theta.core.sketch import Summary
 from git_theta.core.units import Piece, Span, Unit
 
 OPAQUE = "opaque"
@@ -47,16 +50,20 @@ class Packs(Protocol[Spot]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools(Generic[Spot]):
-    """What the outside lends: the packs, the reuse rule and the encoder.
+    """What the outside lends: the packs, the reuse rule and the encoders.
 
-    `known` finds a chunk that may be used again by the digest of its plain bytes; it is called
-    from several threads.
+    `known` finds a chunk that may be used again by the digest of its plain bytes; it is not asked
+    for tensors that are to be stored `anew`. `store` makes
+    the record of a tensor's chunk; without it, as for all other bytes, `update` does. Both are
+    called from several threads.
     """
 
     known: Callable[[str], Chunk | None]
+    anew: frozenset[str] = frozenset()
     data: Packs[Spot]
     summaries: Packs[Spot]
     update: Update
+    store: Callable[[Slice, str, Where, Summary | None], Outcome] | None = None
     threads: int = 2
 
 
@@ -66,7 +73,7 @@ class _Fresh:
 
     digest: str
     size: int
-    record: list[Buffer]
+    outcome: Outcome
     summary: list[Buffer] | None
 
 
@@ -76,6 +83,8 @@ class _Stored(Generic[Spot]):
 
     digest: str
     size: int
+    kind: str
+    base: str | None
     spot: Spot
     summary: Spot | None
 
@@ -169,14 +178,23 @@ class Cleaner(Generic[Spot]):
         if piece.span is None:
             return plain.tobytes()
         digest = digest_of(plain)
-        known = self._tools.known(digest)
+        span = self._spans[piece.span]
+        known = None if span.name in self._tools.anew else self._tools.known(digest)
         if known is not None and known.size == piece.size:
             return known
-        span = self._spans[piece.span]
-        record = encode_chunk(plain, digest, _cut(plain, span), self._tools.update)
+        summary = sketch.summarize(plain, span.dtype)
+        outcome = self._outcome(_slice(plain, span, piece), digest, span, piece, summary)
         if piece.size < _SMALL:
-            record = [b"".join(record)]
-        return _Fresh(digest, piece.size, record, _summary(plain, span.dtype))
+            outcome = replace(outcome, record=[b"".join(outcome.record)])
+        return _Fresh(digest, piece.size, outcome, _packed(summary))
+
+    def _outcome(
+        self, new: Slice, digest: str, span: Span, piece: Piece, summary: Summary | None
+    ) -> Outcome:
+        if self._tools.store is None or not span.name:
+            return dense_record(self._tools.update, new, digest)
+        where = Where(span.name, span.size, piece.at)
+        return self._tools.store(new, digest, where, summary)
 
     def _append(self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit) -> None:
         for piece, outcome in zip(unit.pieces, made.result(), strict=True):
@@ -188,11 +206,12 @@ class Cleaner(Generic[Spot]):
     def _store(self, fresh: _Fresh) -> _Stored[Spot]:
         seen = self._stored.get(fresh.digest)
         if seen is None:
-            spot = self._tools.data.append(fresh.record)
+            spot = self._tools.data.append(fresh.outcome.record)
             summary = None
             if fresh.summary is not None:
                 summary = self._tools.summaries.append(fresh.summary)
-            seen = _Stored(fresh.digest, fresh.size, spot, summary)
+            kind, base = fresh.outcome.kind, fresh.outcome.base
+            seen = _Stored(fresh.digest, fresh.size, kind, base, spot, summary)
             self._stored[fresh.digest] = seen
         return seen
 
@@ -268,8 +287,9 @@ class Cleaner(Generic[Spot]):
             if known is not None and known.size == len(part):
                 parts.append(known)
             else:
-                record = encode_chunk(part, digest, planes.Grain(), self._tools.update)
-                parts.append(self._store(_Fresh(digest, len(part), record, None)))
+                new = Slice(data=part, cut=planes.Grain())
+                outcome = dense_record(self._tools.update, new, digest)
+                parts.append(self._store(_Fresh(digest, len(part), outcome, None)))
         self._tools.data.finish()
         return self._segment(digest_of(plain), parts)
 
@@ -282,7 +302,7 @@ class Cleaner(Generic[Spot]):
         summary = None
         if stored.summary is not None:
             summary = self._tools.summaries.place(stored.summary)
-        return Chunk(stored.digest, stored.size, self._tools.update.name, at, None, summary)
+        return Chunk(stored.digest, stored.size, stored.kind, at, stored.base, summary)
 
 
 def _tensor(view: TensorView, segment: Segment, *, shared: bool) -> Tensor:
@@ -295,8 +315,19 @@ def _cut(plain: Bytes, span: Span) -> planes.Grain:
     return planes.Grain(span.word) if span.word > 1 else planes.guess_grain(plain)
 
 
-def _summary(plain: Bytes, dtype: str) -> list[Buffer] | None:
-    summary = sketch.summarize(plain, dtype)
+def _slice(plain: Bytes, span: Span, piece: Piece) -> Slice:
+    known = DTYPES.get(span.dtype)
+    start = 0 if known is None else piece.at * 8 // known.bits
+    return Slice(
+        data=plain,
+        cut=_cut(plain, span),
+        dtype="" if known is None else span.dtype,
+        columns=span.columns,
+        start=start,
+    )
+
+
+def _packed(summary: Summary | None) -> list[Buffer] | None:
     if summary is None:
         return None
     packed = summary.pack()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from git_theta.core.dtypes import DTYPES
+from git_theta.core.dtypes import DTYPES, nbytes
 from git_theta.errors import FormatError
 
 MAX_DIMENSIONS = 64
@@ -61,6 +61,32 @@ class TensorView:
     segment: int
     offset: int = 0
     strides: tuple[int, ...] | None = None
+
+
+class View(Protocol):
+    """What a tensor says of how it lies in its segment, in a layout or in a manifest."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def strides(self) -> tuple[int, ...] | None: ...
+
+
+def is_whole(view: View, size: int) -> bool:
+    """Whether a tensor is its segment of `size` bytes, in C order."""
+    return not view.offset and view.strides is None and nbytes(view.dtype, view.shape) == size
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Elements in a row: the product of all dimensions but the first; 0 with fewer than two."""
+    return math.prod(shape[1:]) if len(shape) > 1 else 0
 
 
 def check_view(tensor: TensorView, size: int) -> None:

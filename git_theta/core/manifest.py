@@ -47,8 +47,9 @@ class Chunk(NamedTuple):
     """At most `CHUNK` bytes of a segment: the unit of storage, of reuse and of updates.
 
     `digest` is the BLAKE3 of the plain bytes, `size` their number; `base` is the digest of the
-    chunk that an update is applied to, or None. `summary` is where the chunk's statistics lie;
-    it is no part of equality.
+    chunk that an update is applied to, or None. `summary` is where the chunk's statistics lie,
+    `lossy` says that these bytes are an approximation that somebody asked for; neither is any
+    part of equality.
     """
 
     digest: str
@@ -57,6 +58,7 @@ class Chunk(NamedTuple):
     at: Place
     base: str | None = None
     summary: Place | None = None
+    lossy: bool = False
 
 
 class Segment(NamedTuple):
@@ -184,6 +186,8 @@ def _chunk_out(chunk: Chunk) -> dict[str, Any]:
         out["base"] = chunk.base[:PREFIX]
     if chunk.summary is not None:
         out["summary"] = _place_out(chunk.summary)
+    if chunk.lossy:
+        out["lossy"] = True
     return out
 
 
@@ -312,7 +316,11 @@ class _Reader:
         if length > MAX_CHUNK:
             raise ManifestError(f"a chunk of {length} bytes is too large")
         summary = self.place(entry["summary"]) if "summary" in entry else None
-        return Chunk(_digest(digest), length, kind, self.place(entry["at"]), base, summary)
+        lossy = entry.get("lossy", False)
+        if type(lossy) is not bool:
+            raise ManifestError(f"lossy is {lossy!r}, not true or false")
+        place = self.place(entry["at"])
+        return Chunk(_digest(digest), length, kind, place, base, summary, lossy)
 
     def segment(
         self, entry: dict[str, Any], expected: int | None, *, digest: str | None = None

@@ -34,7 +34,8 @@ class Header:
     width in bytes of the numbers (0: bytes of no known kind), `turn` the bits by which each is
     rotated left; `block` counts words in a block;
     `frames` holds the stored length of each frame in bytes; `base` is the digest of the chunk an
-    update is applied to; `extra` is the update's own.
+    update is applied to, and `align` what is done to it first (`core/align.py`); `extra` is the
+    update's own.
     """
 
     digest: bytes
@@ -45,6 +46,7 @@ class Header:
     block: int = 0
     frames: tuple[int, ...] = ()
     base: bytes | None = None
+    align: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +64,8 @@ def pack(header: Header, frames: Sequence[Buffer]) -> list[Buffer]:
         fields["t"] = header.turn
     if header.base is not None:
         fields["b"] = header.base
+    if header.align:
+        fields["a"] = header.align
     if header.extra:
         fields["x"] = header.extra
     packed: bytes = msgpack.packb(fields)
@@ -79,6 +83,15 @@ def unpack(record: Buffer) -> tuple[Header, Iterator[memoryview]]:
     if start + sum(header.frames) != len(view):
         raise CorruptError("a stored record has the wrong length")
     return header, _frames(view, start, header.frames)
+
+
+def header_of(start: Buffer) -> Header:
+    """Read the header of a record from its first bytes.
+
+    Raises:
+        CorruptError: the bytes are no record's.
+    """
+    return _header(memoryview(start))[0]
 
 
 def _frames(view: memoryview, start: int, sizes: Sequence[int]) -> Iterator[memoryview]:
@@ -106,6 +119,7 @@ def _header(view: memoryview) -> tuple[Header, int]:
             block=_count(raw["e"], 1 << 27),
             frames=tuple(_count(size, MAX_CHUNK) for size in raw["f"]),
             base=None if base is None else _bytes32(base),
+            align=dict(raw.get("a", {})),
             extra=dict(raw.get("x", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException) as error:

@@ -33,9 +33,10 @@ _HUFFMAN = zstandard.ZstdCompressionParameters(
     search_log=1,
     window_log=17,
 )
-_WORDS: dict[int, npt.DTypeLike] = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+WORDS: dict[int, npt.DTypeLike] = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.unsignedinteger]
 
 
 class _Scratch(threading.local):
@@ -81,7 +82,7 @@ def refined(data: Bytes, cut: Grain) -> Grain:
     """
     if not cut.turn or len(data) < _SAMPLE * cut.word:
         return cut
-    sample = _sample(data, cut.word).view(_WORDS[cut.word])
+    sample = sampled(data, cut.word).view(WORDS[cut.word])
     coded = _scratch.huffman.compress(_plane(sample, 0, cut.turn).data)
     return Grain(cut.word, _FAR) if len(coded) < len(sample) * _NO_NOISE else cut
 
@@ -90,11 +91,21 @@ def _noise(data: Bytes, cut: Grain) -> frozenset[int]:
     """The planes that no coder would shorten, by a sample from all over the chunk."""
     if len(data) < 4 * _SAMPLE * cut.word:
         return frozenset()
-    sample = _sample(data, cut.word).view(_WORDS[cut.word])
-    sizes = (
-        len(_scratch.huffman.compress(_plane(sample, i, cut.turn).data)) for i in range(cut.word)
-    )
-    return frozenset(index for index, size in enumerate(sizes) if size >= len(sample))
+    sample = sampled(data, cut.word).view(WORDS[cut.word])
+    return noise(plane_sizes(sample, cut.turn), len(sample))
+
+
+def noise(sizes: list[int], count: int) -> frozenset[int]:
+    """Which planes of `count` numbers their coded sizes show to be noise."""
+    return frozenset(index for index, size in enumerate(sizes) if size >= count)
+
+
+def plane_sizes(words: Words, turn: int = 0) -> list[int]:
+    """The coded size of each plane of at most `BLOCK` words, raw where that is no more."""
+    return [
+        min(len(words), len(_scratch.huffman.compress(_plane(words, index, turn).data)))
+        for index in range(words.dtype.itemsize)
+    ]
 
 
 def estimate(data: Bytes, cut: Grain) -> float:
@@ -104,7 +115,7 @@ def estimate(data: Bytes, cut: Grain) -> float:
     word = cut.word or 1
     if len(data) <= _SAMPLE * word:
         return float(sum(map(len, encode(data, cut))))
-    sample = _sample(data, word)
+    sample = sampled(data, word)
     return sum(map(len, encode(sample, cut))) * (len(data) / len(sample))
 
 
@@ -118,18 +129,51 @@ def encode(data: Bytes, cut: Grain) -> list[bytes]:
     if word == 0:
         return [_checked(block, _scratch.general) for block in _blocks(data, BLOCK)]
     whole = len(data) - len(data) % word
-    words = data[:whole].view(_WORDS[word])
+    words = data[:whole].view(WORDS[word])
     frames: list[bytes] = []
-    noise = _noise(data, cut)
+    raw = _noise(data, cut)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
         for index in range(word):
             plane = _plane(block, index, cut.turn)
-            raw = index in noise
-            frames.append(plane.tobytes() if raw else _checked(plane, _scratch.huffman))
+            frames.append(plane.tobytes() if index in raw else _checked(plane, _scratch.huffman))
     if whole < len(data):
         frames.append(data[whole:].tobytes())
     return frames
+
+
+def encode_words(words: Words, raw: frozenset[int] = frozenset()) -> list[bytes]:
+    """The planes of at most `BLOCK` words, lowest first, those in `raw` as they are.
+
+    Unlike those of `encode` the frames are not proven: who stores them decodes the whole.
+    """
+    frames: list[bytes] = []
+    for index in range(words.dtype.itemsize):
+        plane = _plane(words, index)
+        frames.append(
+            plane.tobytes() if index in raw else bytes(squeeze(plane.data, _scratch.huffman))
+        )
+    return frames
+
+
+def decode_words(frames: Iterator[memoryview], words: Words) -> None:
+    """Fill `words` from their planes.
+
+    Raises:
+        CorruptError: a frame is missing, or does not hold one byte of each word.
+    """
+    try:
+        planes = [_expanded(next(frames), len(words)) for _ in range(words.dtype.itemsize)]
+    except StopIteration as error:
+        raise CorruptError("a stored record lacks a frame") from error
+    _join(planes, words)
+
+
+def _join(planes: list[Bytes], words: Words) -> None:
+    words[:] = planes[-1]
+    for plane in reversed(planes[:-1]):
+        np.left_shift(words, 8, out=words)
+        np.bitwise_or(words, plane, out=words)
 
 
 def decode(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> None:
@@ -152,17 +196,13 @@ def decode(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> 
 
 def _decode_words(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> None:
     word = cut.word
-    if word not in _WORDS or not 0 < block <= BLOCK or not 0 <= cut.turn < 8:
+    if word not in WORDS or not 0 < block <= BLOCK or not 0 <= cut.turn < 8:
         raise CorruptError("a stored record has an impossible word, turn or block")
     whole = len(out) - len(out) % word
-    words = out[:whole].view(_WORDS[word])
+    words = out[:whole].view(WORDS[word])
     for start in range(0, len(words), block):
         part = words[start : start + block]
-        planes = [_expanded(next(frames), len(part)) for _ in range(word)]
-        part[:] = planes[-1]
-        for plane in reversed(planes[:-1]):
-            np.left_shift(part, 8, out=part)
-            np.bitwise_or(part, plane, out=part)
+        _join([_expanded(next(frames), len(part)) for _ in range(word)], part)
         if cut.turn:
             high = _scratch.words[: part.nbytes].view(part.dtype)
             np.left_shift(part, 8 * word - cut.turn, out=high)
@@ -174,12 +214,12 @@ def _decode_words(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: i
 
 def guess_grain(data: Bytes) -> Grain:
     """Guess the grain of bytes of no known kind by coding a sample each way."""
-    sample = _sample(data, 8)
+    sample = sampled(data, 8)
     if len(sample) < 1024:
         return Grain()
     sizes: dict[int, int] = {
         word: sum(
-            len(_scratch.huffman.compress(_plane(sample.view(_WORDS[word]), index).data))
+            len(_scratch.huffman.compress(_plane(sample.view(WORDS[word]), index).data))
             for index in range(word)
         )
         for word in (1, 2, 4, 8)
@@ -188,8 +228,8 @@ def guess_grain(data: Bytes) -> Grain:
     return Grain(min(sizes, key=lambda word: (sizes[word], word)))
 
 
-def _sample(data: Bytes, word: int) -> Bytes:
-    """About `_SAMPLE` numbers from all over the data, in a few runs."""
+def sampled(data: Bytes, word: int) -> Bytes:
+    """About 64 Ki numbers from all over the data, in a few runs: the same places in equal sizes."""
     total = len(data) // word
     run = min(total, _SAMPLE // _RUNS)
     starts = np.linspace(0, total - run, _RUNS if total > _SAMPLE else 1).astype(int)
@@ -203,7 +243,7 @@ def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:
         yield data[start : start + size]
 
 
-def _plane(words: npt.NDArray[np.unsignedinteger], index: int, turn: int = 0) -> Bytes:
+def _plane(words: Words, index: int, turn: int = 0) -> Bytes:
     """Copy one byte of every word, turned left by some bits, into the thread's scratch plane."""
     plane = _scratch.plane[: len(words)]
     if turn:
@@ -217,9 +257,7 @@ def _plane(words: npt.NDArray[np.unsignedinteger], index: int, turn: int = 0) ->
     return plane
 
 
-def _turned_plane(
-    plane: Bytes, words: npt.NDArray[np.unsignedinteger], index: int, turn: int
-) -> Bytes:
+def _turned_plane(plane: Bytes, words: Words, index: int, turn: int) -> Bytes:
     """Turned words are never made: a shift finds each of their bytes."""
     shifted = _scratch.words[: words.nbytes].view(words.dtype)
     if index:

@@ -176,9 +176,11 @@ def _pair(block: Bytes) -> Floats:
 def _floats(block: Bytes, dtype: str) -> Floats:
     known = DTYPES[dtype]
     if known.kind == COMPLEX:
-        return block.view("<f4" if known.bits == 64 else "<f8").astype(np.float32)
+        parts: Any = f"<f{known.word}"
+    else:
+        parts = _numpy_type(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        values: Floats = block.view(_numpy_type(dtype)).astype(np.float32, copy=False)
+        values: Floats = block.view(parts).astype(np.float32, copy=False)
     return values
 
 

@@ -75,14 +75,14 @@ def read_pickle(
         PickleTruncatedError: the data ends within the pickle.
         FormatError: the pickle is malformed, or asks for too much.
     """
-    machine = _Machine(data, start, persistent, reduce)
+    machine = Machine(data, start, persistent, reduce)
     try:
         return machine.run(), machine.pos
     except (IndexError, UnicodeError, ValueError, struct.error) as error:
         raise FormatError(f"malformed pickle near byte {machine.pos}: {error}") from None
 
 
-class _Machine:
+class Machine:
     """The stack, the memo and the position in the program."""
 
     __slots__ = (
@@ -187,7 +187,7 @@ def _whole(raw: bytes) -> int:
     return int(digits)
 
 
-def _mark(m: _Machine) -> None:
+def _mark(m: Machine) -> None:
     m.objects += 1
     if m.objects > MAX_OBJECTS:
         raise FormatError(f"the pickle makes more than {MAX_OBJECTS} objects")
@@ -195,43 +195,43 @@ def _mark(m: _Machine) -> None:
     m.stack = []
 
 
-def _int(m: _Machine) -> None:
+def _int(m: Machine) -> None:
     raw = m.line()
     m.stack.append({b"00": False, b"01": True}[raw] if raw in (b"00", b"01") else _whole(raw))
 
 
-def _float(m: _Machine) -> None:
+def _float(m: Machine) -> None:
     raw = m.line()
     if len(raw) > MAX_NUMBER:
         raise FormatError(f"the pickle holds a number of {len(raw)} digits")
     m.stack.append(float(raw))
 
 
-def _long(m: _Machine, width: int) -> None:
+def _long(m: Machine, width: int) -> None:
     size = m.number(width)
     if size > MAX_NUMBER:
         raise FormatError(f"the pickle holds a number of {size} bytes")
     m.stack.append(int.from_bytes(m.take(size), "little", signed=True))
 
 
-def _string(m: _Machine) -> None:
+def _string(m: Machine) -> None:
     raw = m.line().strip()
     if len(raw) < 2 or raw[:1] not in (b"'", b'"') or raw[-1:] != raw[:1]:
         raise FormatError("the pickle holds a text without its quotes")
     m.stack.append(_text(raw[1:-1]))
 
 
-def _unicode(m: _Machine) -> None:
+def _unicode(m: Machine) -> None:
     text = m.line().decode("raw-unicode-escape", "replace")
     m.stack.append(_text(text.encode("utf-8", "replace")))
 
 
-def _append(m: _Machine) -> None:
+def _append(m: Machine) -> None:
     value = m.stack.pop()
     _extend(m.stack[-1], [value])
 
 
-def _appends(m: _Machine) -> None:
+def _appends(m: Machine) -> None:
     values = m.since_mark()
     _extend(m.stack[-1], values)
 
@@ -246,13 +246,13 @@ def _extend(target: Any, values: list[Any]) -> None:
         raise FormatError("the pickle appends to what is no list")
 
 
-def _setitem(m: _Machine) -> None:
+def _setitem(m: Machine) -> None:
     value = m.stack.pop()
     key = m.stack.pop()
     _update(m.stack[-1], [key, value])
 
 
-def _setitems(m: _Machine) -> None:
+def _setitems(m: Machine) -> None:
     values = m.since_mark()
     _update(m.stack[-1], values)
 
@@ -268,13 +268,13 @@ def _update(target: Any, values: list[Any]) -> None:
         raise FormatError("the pickle sets items of what is no mapping")
 
 
-def _dict(m: _Machine) -> None:
+def _dict(m: Machine) -> None:
     values = m.since_mark()
     m.made(Node())
     _update(m.stack[-1], values)
 
 
-def _tuple(m: _Machine, size: int) -> None:
+def _tuple(m: Machine, size: int) -> None:
     if len(m.stack) < size:
         raise FormatError("the pickle makes a tuple of more than there is")
     values = tuple(m.stack[-size:])
@@ -282,30 +282,30 @@ def _tuple(m: _Machine, size: int) -> None:
     m.made(values)
 
 
-def _global(m: _Machine) -> None:
+def _global(m: Machine) -> None:
     module = _text(m.line())
     _named(m, module, _text(m.line()))
 
 
-def _named(m: _Machine, module: str, name: str) -> None:
+def _named(m: Machine, module: str, name: str) -> None:
     if len(module) + len(name) > MAX_CLASS_NAME:
         raise FormatError(f"the pickle names a class by {len(module) + len(name)} characters")
     m.made(Global(module, name))
 
 
-def _stack_global(m: _Machine) -> None:
+def _stack_global(m: Machine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise FormatError("the pickle names a class by what is no text")
     _named(m, module, name)
 
 
-def _reduce(m: _Machine) -> None:
+def _reduce(m: Machine) -> None:
     args = m.stack.pop()
     m.call(m.stack.pop(), args)
 
 
-def _newobj_ex(m: _Machine) -> None:
+def _newobj_ex(m: Machine) -> None:
     kwargs = m.stack.pop()
     _reduce(m)
     made = m.stack[-1]
@@ -314,62 +314,62 @@ def _newobj_ex(m: _Machine) -> None:
         made.args = (made.args, kwargs)
 
 
-def _inst(m: _Machine) -> None:
+def _inst(m: Machine) -> None:
     args = tuple(m.since_mark())
     _global(m)
     m.call(m.stack.pop(), args)
 
 
-def _obj(m: _Machine) -> None:
+def _obj(m: Machine) -> None:
     values = m.since_mark()
     m.call(values[0], tuple(values[1:]))
 
 
-def _build(m: _Machine) -> None:
+def _build(m: Machine) -> None:
     state = m.stack.pop()
     target = m.stack[-1]
     if isinstance(target, Node):
         target.state = state
 
 
-def _pop(m: _Machine) -> None:
+def _pop(m: Machine) -> None:
     if m.stack:
         m.stack.pop()
     else:
         m.since_mark()
 
 
-def _persid(m: _Machine) -> None:
+def _persid(m: Machine) -> None:
     m.made(m.persistent(_text(m.line())))
 
 
-def _binpersid(m: _Machine) -> None:
+def _binpersid(m: Machine) -> None:
     m.made(m.persistent(m.stack.pop()))
 
 
-def _proto(m: _Machine) -> None:
+def _proto(m: Machine) -> None:
     version = m.number(1)
     if version > 5:
         raise FormatError(f"the pickle is of protocol {version}, which nobody knows yet")
 
 
-def _out_of_band(m: _Machine) -> None:
+def _out_of_band(m: Machine) -> None:
     raise FormatError(f"before byte {m.pos} the pickle keeps a buffer outside of the file")
 
 
-def _extension(m: _Machine, width: int) -> None:
+def _extension(m: Machine, width: int) -> None:
     m.made(Global("copyreg", f"extension {m.number(width)}"))
 
 
-def _push(value: Any) -> Callable[[_Machine], None]:
+def _push(value: Any) -> Callable[[Machine], None]:
     return lambda m: m.stack.append(value)
 
 
-def _sized(width: int, convert: Callable[[bytes], Any]) -> Callable[[_Machine], None]:
+def _sized(width: int, convert: Callable[[bytes], Any]) -> Callable[[Machine], None]:
     return lambda m: m.stack.append(convert(m.take(m.number(width))))
 
 
-_OPERATIONS: dict[int, Callable[[_Machine], None]] = {
+_OPERATIONS: dict[int, Callable[[Machine], None]] = {
     # Plain values.
     ord("N"): _push(None),
     0x88: _push(True),
@@ -446,5 +446,5 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
 }
 
 
-def _skip(m: _Machine, size: int) -> None:
+def _skip(m: Machine, size: int) -> None:
     m.take(size)

@@ -112,7 +112,7 @@ class SafetensorsFormat:
         header, _ = self._read_header(file)
         kept = {METADATA: header[METADATA]} if METADATA in header else {}
         ordered = sorted(tensors, key=lambda spec: (-_width(spec), spec.name))
-        skeleton, start = _write_header(kept, ordered)
+        skeleton, start = write_header(kept, ordered)
         segments, views = [], []
         for index, spec in enumerate(ordered):
             size = _size_of(spec)
@@ -254,7 +254,7 @@ def _size_of(spec: TensorSpec) -> int:
     return size
 
 
-def _write_header(kept: dict[str, Any], ordered: Sequence[TensorSpec]) -> tuple[bytes, int]:
+def write_header(kept: dict[str, Any], ordered: Sequence[TensorSpec]) -> tuple[bytes, int]:
     """Return the length, the header padded to 8 bytes, and where the tensors begin."""
     header, offset = dict(kept), 0
     for spec in ordered:

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A manifest written before, and when."""
+    """A manifest written before, the digest of its file, and when that was (Unix time)."""
 
+    digest: str
     manifest: bytes
     written: float
 
@@ -57,7 +58,7 @@ class Catalog:
         rows = self._rows("SELECT manifest, written FROM files WHERE digest = ?", (digest,))
         for packed, written in rows:
             with suppress(zlib.error):
-                return KnownFile(zlib.decompress(packed), written)
+                return KnownFile(digest, zlib.decompress(packed), written)
         return None
 
     def keep_manifest(self, digest: str, text: bytes, *, replace: bool = False) -> None:
@@ -66,8 +67,16 @@ class Catalog:
         row = (digest, time.time(), zlib.compress(text, 1))
         self._write(f"INSERT OR {verb} INTO files VALUES (?, ?, ?)", [row])  # noqa: S608
 
+    def manifests(self) -> Iterator[KnownFile]:
+        """All manifests that were written here, whether anything names them or not."""
+        for digest, packed, written in self._rows(
+            "SELECT digest, manifest, written FROM files", ()
+        ):
+            with suppress(zlib.error):
+                yield KnownFile(digest, zlib.decompress(packed), written)
+
     def proven(self, digest: str) -> list[Chunk]:
-        """Records of a chunk that this repository wrote or has decoded."""
+        """Records of a chunk that this repository wrote or has decoded, sealed."""
         if self._is_bare():
             return []
         rows = self._rows(
@@ -85,7 +94,7 @@ class Catalog:
         return self._bare
 
     def keep_proven(self, chunks: Iterable[Chunk]) -> None:
-        """Remember records that were written or decoded here."""
+        """Remember records that were written or decoded here, `sealed` with their chains."""
         rows = [(c.digest, *c.at, c.size, c.kind, c.base) for c in chunks]
         self._bare = None
         self._write("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
@@ -125,6 +134,10 @@ class Catalog:
     def drop_objects(self, oids: Iterable[str]) -> None:
         """Forget records of objects that are gone."""
         self._write("DELETE FROM chunks WHERE oid = ?", [(oid,) for oid in oids])
+
+    def drop_manifests(self, of: Collection[str]) -> None:
+        """Forget the manifests of files with these digests."""
+        self._write("DELETE FROM files WHERE digest = ?", [(digest,) for digest in of])
 
     def clear(self) -> None:
         """Forget everything."""

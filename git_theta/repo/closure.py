@@ -67,19 +67,19 @@ def of_commits(
     Raises:
         ManifestError: a manifest among them is damaged, or of a newer version.
     """
-    return _closure(_manifests(repo, _listed(repo, tips, known, remote)))
+    return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
 
 
 def of_tree(repo: Repo, rev: str) -> Closure:
     """What one revision's files need."""
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
-    return _closure(_manifests(repo, _tree_entries(listing)))
+    return _closure(manifests_among(repo, _tree_entries(listing)))
 
 
 def of_index(repo: Repo) -> Closure:
     """What the staged files need."""
     entries = [(e.oid, e.path) for e in repo.staged(":(top)") if e.mode.startswith("100")]
-    return _closure(_manifests(repo, entries))
+    return _closure(manifests_among(repo, entries))
 
 
 def union(closures: Iterable[Closure]) -> Closure:
@@ -146,7 +146,7 @@ def _tree_entries(listing: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             yield fields[2].decode(), path.decode(errors="surrogateescape")
 
 
-def _manifests(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[Found]:
+def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[Found]:
     """Those of the listed objects that are manifests."""
     paths = dict(listed)
     asked = "".join(f"{oid}\n" for oid in paths).encode()

@@ -112,6 +112,18 @@ class Lfs:
         answer = probe.lacking(self.shadow, self.name(remote), wanted)
         return self.fetch(remote, wanted) if answer is None else Fetched(answer)
 
+    def known_at(self, remote: str, wanted: Mapping[str, int]) -> set[str] | None:
+        """Those objects that a remote has, or None where it cannot be asked without fetching."""
+        there = self._target(remote)
+        found = {oid for oid, size in wanted.items() if there.has(oid, size)}
+        rest = {oid: size for oid, size in wanted.items() if oid not in found}
+        if not rest:
+            return found
+        if directory_of(self.repo, remote) and not self.shadow.is_diverted(remote):
+            return found
+        answer = probe.lacking(self.shadow, self.name(remote), rest)
+        return None if answer is None else found | (rest.keys() - answer.keys())
+
     def _target(self, remote: str) -> Neighbour:
         """The objects of a remote on this disk; none where they go to an LFS server instead."""
         directory = directory_of(self.repo, remote, push=True)

@@ -164,6 +164,20 @@ class Store:
                         with suppress(FileNotFoundError):
                             yield path.name, path.stat()
 
+    def remove(self, oid: str) -> None:
+        """Remove an object of this store itself, and directories that become empty.
+
+        For use under `alone`.
+        """
+        path = self.path(oid)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            store_failed(error, f"object {oid[:16]} cannot be removed")
+        with suppress(OSError):
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
+
     def prepare(self) -> None:
         """Make the directories."""
         try:

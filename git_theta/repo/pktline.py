@@ -163,6 +163,8 @@ def _gather(places: Iterable[memoryview], size: int) -> bytes:
 class Content:
     """A file's bytes, as Git sends them; `head` can be looked at before they are read."""
 
+    file: None = None
+
     def __init__(self, reader: PacketReader) -> None:
         self._reader = reader
         self._head = b""

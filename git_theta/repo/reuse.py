@@ -8,11 +8,13 @@ and its objects are still here with the right size.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from git_theta.core.chain import Updates, decode_chunk
+from git_theta.core.chain import Updates, decode_chunk, links_of, sealed
 from git_theta.core.compact import places
 from git_theta.core.manifest import Chunk, Manifest, is_manifest, parse
 from git_theta.core.payload import OBJECT_MAGIC
@@ -22,6 +24,7 @@ from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 
 MAX_MANIFEST = 256 << 20
+_LATEST = 64
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
 
@@ -97,8 +100,13 @@ class Reuse:
         self._sizes: dict[str, int] = {}
         self._named: set[str] = set()
         self._earned: dict[str, Chunk | None] = {}
-        self._read_all = False
+        self._others: list[Manifest] | None = None
         self.proven: list[Chunk] = []
+
+    @property
+    def chunks(self) -> Mapping[str, Chunk]:
+        """Every chunk of every manifest read so far, by digest."""
+        return self._chunks
 
     def add(self, manifest: Manifest) -> None:
         """Make the chunks of a manifest candidates."""
@@ -118,15 +126,29 @@ class Reuse:
                 self._earned[digest] = self._find(digest)
             return self._earned[digest]
 
+    def links(self, chunk: Chunk) -> list[Chunk]:
+        """A known chunk, its base, the base of that, and so on to the root.
+
+        Raises:
+            CorruptError: a base is not among the known chunks.
+        """
+        return links_of(chunk, self._chunks)
+
     def closure(self, chunks: Iterable[Chunk]) -> dict[str, Chunk]:
-        """The bases that chunks need, by digest, without the chunks themselves."""
+        """The bases that chunks need and that are none of them, by digest."""
+        own = {chunk.digest: chunk for chunk in chunks}
         found: dict[str, Chunk] = {}
-        for chunk in chunks:
+        for chunk in own.values():
             base = chunk.base
-            while base is not None and base not in found:
-                found[base] = self._chunks[base]
+            while base is not None and base not in own and base not in found:
+                found[base] = self._chunks[base]._replace(summary=None)
                 base = found[base].base
         return found
+
+    def manifests(self) -> list[Manifest]:
+        """The manifests of all paths, and with `anywhere` others that this repository wrote."""
+        with self._guard:
+            return self._add_all()
 
     def may_name(self, manifest: Manifest) -> bool:
         """Whether a manifest known to the repository may be given to this branch.
@@ -159,33 +181,41 @@ class Reuse:
             return self._earn(chunk)
         return self._alone(digest)
 
-    def _add_all(self) -> None:
-        if self._read_all:
-            return
-        self._read_all = True
-        for text in self._candidates.of_all_paths():
-            with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
-                self._add(parse(text))
+    def _add_all(self) -> list[Manifest]:
+        if self._others is None:
+            self._others = []
+            for text in itertools.chain(self._candidates.of_all_paths(), self._once_written()):
+                with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
+                    manifest = parse(text)
+                    self._add(manifest)
+                    self._others.append(manifest)
+        return self._others
+
+    def _once_written(self) -> list[bytes]:
+        """The latest manifests of the catalog, where all of the repository may be used."""
+        known = self._catalog.manifests() if self.anywhere else iter(())
+        return [k.manifest for k in heapq.nlargest(_LATEST, known, key=lambda k: k.written)]
 
     def _earn(self, chunk: Chunk) -> Chunk | None:
-        links, base = [chunk], chunk.base
-        while base is not None:
-            if base not in self._chunks:
-                return None
-            links.append(self._chunks[base])
-            base = links[-1].base
+        try:
+            links = self.links(chunk)
+        except ThetaError:
+            return None
         if not all(self._here(link.at.oid) for link in links):
             return None
-        bare = chunk._replace(summary=None)
-        if bare not in self._catalog.proven(chunk.digest):
+        if not self._is_proven(chunk):
             try:
                 decode_chunk(chunk, self._store.read, self._updates, self._chunks)
             except ThetaError:
                 return None
-            self.proven.append(chunk)
+            self.proven.append(sealed(chunk, self._chunks))
         if chunk.summary is not None and not self._here(chunk.summary.oid):
             return chunk._replace(summary=None)
         return chunk
+
+    def _is_proven(self, chunk: Chunk) -> bool:
+        proofs = self._catalog.proven(chunk.digest)
+        return bool(proofs) and sealed(chunk, self._chunks) in proofs
 
     def _here(self, oid: str) -> bool:
         """Whether an object is here with the right size; it is then kept from collection."""

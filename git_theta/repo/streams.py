@@ -13,7 +13,13 @@ _BLOCK = 1 << 20
 
 
 class Incoming(Protocol):
-    """A stream that can be looked at before it is read."""
+    """A stream that can be looked at before it is read.
+
+    `file` has the same bytes and can be looked into anywhere; None for what Git hands over.
+    """
+
+    @property
+    def file(self) -> FileReader | None: ...
 
     def head(self, size: int) -> bytes: ...
 
@@ -28,6 +34,7 @@ class CountedStream:
     def __init__(self, stream: Incoming, advance: Callable[[int], None]) -> None:
         self._stream = stream
         self._advance = advance
+        self.file = stream.file
 
     def head(self, size: int) -> bytes:
         """The next bytes, without consuming them."""
@@ -46,6 +53,8 @@ class CountedStream:
 
 class PlainStream:
     """A pipe or file read from where it stands."""
+
+    file: FileReader | None = None
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
@@ -101,6 +110,14 @@ class FileReader:
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`."""
         return os.pread(self.handle, max(0, min(size, self.size - offset)), offset)
+
+
+class FileStream(PlainStream):
+    """A file that nobody else writes: read as a stream, and looked into as it is."""
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(handle)
+        self.file = FileReader(handle)
 
 
 class StreamDiffers(Exception):  # noqa: N818 - not an error: the caller takes another way

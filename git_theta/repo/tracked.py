@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
@@ -171,6 +171,43 @@ def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, s
         elif oid in wanted:
             found[oid].append((commit, item))
             oid = ""
+    return found
+
+
+@dataclass(slots=True)
+class Commit:
+    """A commit, and the blobs that it brought: (path, blob id)."""
+
+    oid: str
+    subject: str
+    brought: list[tuple[str, str]] = field(default_factory=list)
+
+
+def history(repo: Repo, rev: str) -> list[Commit]:
+    """The commits that a revision reaches, the oldest first, with what each of them brought.
+
+    Raises:
+        NotTrackedError: there is no such revision.
+    """
+    if repo.resolve(rev + "^{commit}") is None:
+        raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+    told = repo.git(
+        "log", "--reverse", "--topo-order", "--raw", "-z", "--no-abbrev", "--no-renames", "-m",
+        "--root", "--format=commit %H %s", rev, "--",
+    )  # fmt: skip
+    found: list[Commit] = []
+    items = iter(told.decode(errors="surrogateescape").split("\0"))
+    for item in items:
+        head, _, rest = item.lstrip("\n").partition(" ")
+        if head.startswith(":"):
+            mode, _, blob = rest.split(" ")[:3]
+            path = next(items, "")
+            if mode in _REGULAR:
+                found[-1].brought.append((path, blob))
+        elif head == "commit":
+            oid, _, subject = rest.partition(" ")
+            if not found or found[-1].oid != oid:  # a merge is told once for each parent
+                found.append(Commit(oid, subject))
     return found
 
 

@@ -1,0 +1,256 @@
+"""What `git add` does with a file once its format is known: new chunks stored, a manifest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from git_theta import registry
+from git_theta.commands.scan_policy import look_at
+from git_theta.commands.session import Session, say
+from git_theta.core.chain import Slice
+from git_theta.core.checkpoint import proofs
+from git_theta.core.choice import AUTO, DENSE, Choice, Chooser, Outcome, dense_record, kinds_from
+from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
+from git_theta.core.compact import moved, places, wasteful, with_objects
+from git_theta.core.feeds import Feed
+from git_theta.core.layout import TensorView
+from git_theta.core.manifest import Chunk, Manifest, dump, parse
+from git_theta.core.relatives import Lender, Relatives, Where
+from git_theta.core.sketch import Summary
+from git_theta.errors import PluginError, ThetaError, UsageError
+from git_theta.repo.collect import blob_id
+from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.reuse import Candidates, Reuse
+
+# What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
+_WORTH_A_BASE = 1 << 10
+
+
+def allowed_by(session: Session, path: str, attributes: Mapping[str, str]) -> Choice:
+    """What attributes, else configuration, say of the updates for a path.
+
+    A word that is not understood costs a line, not the add.
+    """
+    for where, asked in (
+        ("the attribute theta-update", attributes.get("theta-update")),
+        ("theta.update", session.settings.update),
+    ):
+        if asked and asked != AUTO:
+            try:
+                return Choice(kinds=kinds_from(asked, registry.names("updates")))
+            except UsageError as error:
+                say(path, f"{where} is not understood, every update is tried: {error}", error.hint)
+                break
+        elif asked:
+            break
+    return Choice()
+
+
+class Storing:
+    """Stores one file.
+
+    What was `asked` for is stored that way, even if a manifest of this content is known; with
+    `force` no record is used again either.
+    """
+
+    def __init__(
+        self, session: Session, path: str, choice: Choice, *, asked: bool, force: bool
+    ) -> None:
+        self.session = session
+        self.path = path
+        self._choice = choice
+        self._asked = asked or force
+        self._force = force
+        self._candidates = Candidates(session.repo)
+        self._reuse = Reuse(
+            self._candidates, session.store, session.catalog, session.plugins.updates
+        )
+        self._reuse.anywhere = session.settings.reuse == "repository"
+        self._guard = threading.Lock()
+        self._chooser: Chooser | None = None
+
+    @cached_property
+    def _before(self) -> list[tuple[bytes, Manifest]]:
+        """The manifests that stand for this path now; a damaged one counts for nothing."""
+        found = []
+        for text in self._candidates.of_path(self.path):
+            with suppress(ThetaError):
+                manifest = parse(text)
+                self._reuse.add(manifest)
+                found.append((text, manifest))
+        return found
+
+    @cached_property
+    def _relatives(self) -> Relatives:
+        lender = Lender(
+            known=self._reuse.known,
+            links=self._reuse.links,
+            chunks=self._reuse.chunks,
+            read=self.session.store.read,
+            updates=self.session.plugins.updates,
+        )
+        own = [manifest for _, manifest in self._before]
+        return Relatives(lender, own, self._reuse.manifests)
+
+    def cuts(self, view: TensorView, size: int) -> Sequence[int]:
+        """Where to cut a tensor: as its predecessor is cut."""
+        return self._relatives.cuts(view, size)
+
+    def store(
+        self, name: str, feed: Feed, views: Sequence[TensorView], whole: Whole | None = None
+    ) -> bytes:
+        """Read the file to its end; the manifest for it."""
+        session, relatives = self.session, self._relatives
+        announce = session.catalog.announce
+        with (
+            PackWriter(session.store, announce=announce) as data,
+            PackWriter(session.store, announce=announce) as summaries,
+        ):
+            tools: Tools[Spot] = Tools(
+                known=_nothing if self._force else self._reuse.known,
+                anew=frozenset(self._choice.loaded),
+                data=data,
+                summaries=summaries,
+                update=session.plugins.updates(DENSE),
+                store=lambda *asked: self._chunk(relatives, *asked),
+                threads=session.settings.threads,
+            )
+            cleaner = Cleaner(tools, whole)
+            cleaner.read(feed)
+            answer = None if self._asked else self._known_answer(cleaner)
+            if answer is not None:
+                data.abandon()
+                summaries.abandon()
+                return answer
+            session.ensure_hooks(storing=True)
+            look_at(session, self.path, cleaner.size)
+            if feed.truncated:
+                say(self.path, f"cut short for a {name} file, stored as opaque chunks")
+                name, views = OPAQUE, ()
+            manifest = cleaner.manifest(name, views)
+            written = dict(data.finished + summaries.finished)
+        return self._conclude(manifest, written)
+
+    # --- on the cleaner's threads ----------------------------------------------------------------
+
+    def _chunk(
+        self, relatives: Relatives, new: Slice, digest: str, where: Where, summary: Summary | None
+    ) -> Outcome:
+        small = len(new.data) < _WORTH_A_BASE and where.name not in self._choice.loaded
+        if small:
+            return dense_record(self.session.plugins.updates(DENSE), new, digest)
+        chooser = self._choosing()
+        wanted = chooser.wants_base(where.name)
+        kin = relatives.of(new, digest, where, summary) if wanted else ()
+        return chooser.store(new, digest, kin, where.name)
+
+    def _choosing(self) -> Chooser:
+        with self._guard:
+            if self._chooser is None:
+                self._chooser = Chooser(
+                    self._updates(),
+                    self._choice,
+                    memory=self.session.settings.memory,
+                    tell=lambda message: say(self.path, message),
+                )
+            return self._chooser
+
+    def _updates(self) -> dict[str, Any]:
+        """Every update that can be loaded; one that cannot is no reason to fail."""
+        loaded = ((name, self._update(name)) for name in registry.names("updates"))
+        return {name: update for name, update in loaded if update is not None}
+
+    def _update(self, name: str) -> Any | None:
+        try:
+            return self.session.plugins.updates(name)
+        except PluginError as error:
+            say(self.path, f"{error}; others are used", error.hint)
+            return None
+
+    # --- afterwards ------------------------------------------------------------------------------
+
+    def _known_answer(self, cleaner: Cleaner[Spot]) -> bytes | None:
+        """The manifest that this very content had before, so that a clean tree stays clean."""
+        session = self.session
+        for text, manifest in self._before:
+            if manifest.digest == cleaner.digest and manifest.size == cleaner.size:
+                return text
+        kept = session.catalog.manifest(cleaner.digest)
+        if kept is None:
+            return None
+        try:
+            manifest = parse(kept.manifest)
+        except ThetaError:
+            return None
+        if not self._reuse.may_name(manifest):
+            return None
+        for oid in manifest.objects:
+            session.store.freshen(oid)
+        session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))
+        return kept.manifest
+
+    def _elsewhere(self) -> set[str]:
+        """Objects that other staged files name."""
+        found: set[str] = set()
+        for text in self._candidates.of_other_paths(self.path):
+            with suppress(ThetaError):
+                found.update(parse(text).objects)
+        return found
+
+    def _conclude(self, manifest: Manifest, written: dict[str, int]) -> bytes:
+        """Fill in bases, plug-ins and objects, rewrite wasteful ones, and remember the result."""
+        session, reuse = self.session, self._reuse
+        manifest = replace(manifest, bases=reuse.closure(manifest.all_chunks()))
+        manifest = replace(manifest, plugins=_plugins_needed(manifest))
+        sizes = {
+            place.oid: written[place.oid] if place.oid in written else reuse.size(place.oid)
+            for place in places(manifest)
+        }
+        manifest = with_objects(manifest, sizes)
+        chosen = wasteful(manifest) and wasteful(manifest, self._elsewhere())
+        if chosen:
+            manifest = _rewritten(session, manifest, chosen, written)
+        text = dump(manifest)
+        fresh = proofs(manifest, lambda chunk: chunk.at.oid in written)
+        session.catalog.keep_proven([*reuse.proven, *fresh])
+        session.catalog.claim(manifest.objects, blob_id(session.repo, text))
+        # Not the one that was known before: had it still been of use, it would have been the
+        # answer.
+        session.catalog.keep_manifest(manifest.digest, text, replace=True)
+        return text
+
+
+def _nothing(digest: str) -> Chunk | None:  # noqa: ARG001
+    return None
+
+
+def _rewritten(
+    session: Session, manifest: Manifest, chosen: set[str], written: dict[str, int]
+) -> Manifest:
+    """Copy the used records of some objects into new ones."""
+    old = sorted({place for place in places(manifest) if place.oid in chosen})
+    with PackWriter(session.store, announce=session.catalog.announce) as packs:
+        spots = {place: packs.append([session.store.read(place)]) for place in old}
+        packs.finish()
+        where = {place: packs.place(spot) for place, spot in spots.items()}
+    written.update(packs.finished)
+    return with_objects(moved(manifest, where), dict(manifest.objects) | dict(packs.finished))
+
+
+def _plugins_needed(manifest: Manifest) -> dict[str, str]:
+    """Plug-ins of other packages that a reader of the manifest must have."""
+    kinds = sorted({chunk.kind for chunk in manifest.all_chunks()})
+    asked = [("updates", kind) for kind in kinds]
+    if manifest.format != OPAQUE:
+        asked.append(("formats", manifest.format))
+    needed = {}
+    for group, name in asked:
+        package, version = registry.provider(group, name)
+        if package != registry.OURS:
+            needed[f"git_theta.{group}:{name}"] = f"{package} {version}".strip()
+    return needed

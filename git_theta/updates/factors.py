@@ -1,0 +1,125 @@
+"""Thin matrices of small integers, whose product is exact in whatever order it is summed up.
+
+Each row of the left factor, and each column of the right, is a row of integers times a power of
+two. Integers are so small that every partial sum of a product is an integer below 2^53, which
+float64 holds exactly: neither the library that multiplies, nor its threads, its blocks, or fused
+operations can change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from git_theta.core import planes
+from git_theta.core.planes import BLOCK
+from git_theta.errors import CorruptError
+from git_theta.updates import residual
+
+_SUM_BITS = 53
+_FAR = 400
+
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int32]
+
+
+def most_bits(rank: int) -> int:
+    """How many bits an integer may have so that all sums of `rank` products are exact."""
+    return (_SUM_BITS - (rank - 1).bit_length()) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Thin:
+    """One factor, as lines: rows of the left one, columns of the right one."""
+
+    whole: Integers
+    exponents: npt.NDArray[np.int16]
+
+    def values(self) -> Doubles:
+        """The numbers that the lines stand for."""
+        return np.ldexp(self.whole.astype(np.float64), self.exponents[:, np.newaxis])
+
+    def frames(self) -> list[bytes]:
+        """The factor as frames: its exponents in planes, then its integers."""
+        frames: list[bytes] = []
+        for array in (self.exponents.astype("<i2"), self.whole.astype("<i4")):
+            flat = array.ravel().view(f"<u{array.itemsize}")
+            zero = np.zeros(min(BLOCK, len(flat)), flat.dtype)
+            for start in range(0, len(flat), BLOCK):
+                part = flat[start : start + BLOCK].copy()
+                frames += planes.encode_words(residual.fold(part, zero[: len(part)], part))
+        return frames
+
+
+def quantised(lines: Doubles, bits: int) -> Thin:
+    """Lines rounded to integers of `bits` bits, each by its own largest number."""
+    largest = np.abs(lines).max(axis=1, initial=0.0)
+    exponents = np.clip(np.frexp(largest)[1] - bits, -_FAR, _FAR).astype(np.int16)
+    whole = np.rint(np.ldexp(lines, -exponents.astype(np.int32)[:, np.newaxis]))
+    most = (1 << bits) - 1
+    return Thin(np.clip(whole, -most, most).astype(np.int32), exponents)
+
+
+def read(frames: Iterator[memoryview], lines: int, rank: int) -> Thin:
+    """Undo `Thin.frames`.
+
+    Raises:
+        CorruptError: the frames hold something else.
+    """
+    exponents = _unfolded(frames, lines, np.dtype("<u2")).view("<i2").astype(np.int16)
+    whole = _unfolded(frames, lines * rank, np.dtype("<u4")).view("<i4")
+    if len(exponents) and np.abs(exponents.astype(np.int32)).max() > _FAR:
+        raise CorruptError("a stored factor has an impossible exponent")
+    return Thin(whole.reshape(lines, rank).astype(np.int32), exponents)
+
+
+def _unfolded(
+    frames: Iterator[memoryview], count: int, dtype: np.dtype[Any]
+) -> npt.NDArray[np.unsignedinteger]:
+    out = np.empty(count, dtype)
+    zero = np.zeros(min(BLOCK, count), dtype)
+    for start in range(0, count, BLOCK):
+        part = out[start : start + BLOCK]
+        planes.decode_words(frames, part)
+        residual.unfold(part, zero[: len(part)], part)
+    return out
+
+
+def check(left: Thin, right: Thin) -> None:
+    """Make sure that the product of two factors is exact.
+
+    Raises:
+        CorruptError: a partial sum might not be.
+    """
+    sizes = [int(np.abs(f.whole.astype(np.int64)).max(initial=0)) for f in (left, right)]
+    if sizes[0] * sizes[1] * left.whole.shape[1] >= 1 << _SUM_BITS:
+        raise CorruptError("the product of two stored factors is not exact")
+
+
+def product(left: Doubles, right: Doubles) -> Doubles:
+    """The exact product of two factors' values."""
+    return left @ right if _library_is_exact() else sequential(left, right)
+
+
+def sequential(left: Doubles, right: Doubles) -> Doubles:
+    """The same product, one rank after the other, with no library."""
+    total = np.zeros((len(left), right.shape[1]))
+    for column, row in zip(left.T, right, strict=True):
+        total += column[:, np.newaxis] * row
+    return total
+
+
+@cache
+def _library_is_exact() -> bool:
+    """Whether the library multiplies in true float64, by a trial that uses all 53 bits."""
+    rank = 8
+    most = (1 << most_bits(rank)) - 1
+    left = most - np.arange(64 * rank).reshape(64, rank)
+    right = most - 3 * np.arange(rank * 64).reshape(rank, 64)
+    found = left.astype(np.float64) @ right.astype(np.float64)
+    return bool(np.array_equal(found, (left @ right).astype(np.float64)))

@@ -1,0 +1,193 @@
+"""Finding the thin factors of a change: a cheap probe, then a randomised decomposition.
+
+Nothing here has to be exact or the same everywhere: it only looks for numbers that are worth
+storing. What they leave is stored beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from git_theta.core.chain import Bytes
+from git_theta.core.planes import WORDS, Words
+from git_theta.updates import residual, rounding
+from git_theta.updates.matrix import Matrix
+from git_theta.updates.rounding import Float
+
+_LEAST_LINES = 24
+_HELD_OUT = 32
+_SPARE_RANKS = 8
+_FACTOR_BITS = 24
+_SMALL, _LARGE = 120, 160
+_NOTHING = 1e-14
+_WORTH = 0.9
+
+Doubles = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+
+
+class Change:
+    """The whole rows of the difference of two chunks, in float64, block by block."""
+
+    def __init__(self, new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> None:
+        self.kind = kind
+        self.matrix = matrix
+        self.new: Words = new.view(WORDS[kind.word])
+        self.base: Words = base.view(WORDS[kind.word])
+
+    @property
+    def rows(self) -> int:
+        """How many whole rows there are."""
+        return len(self.matrix.whole)
+
+    def values(self, at: slice | Places) -> Doubles:
+        """The difference of some words; 0 where it is no number."""
+        new = rounding.widened(self.new[at], self.kind)
+        base = rounding.widened(self.base[at], self.kind)
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = np.subtract(new, base, dtype=np.float64)
+        if not np.isfinite(found).all():
+            np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return found
+
+    def plus(self, at: Places, change: Doubles) -> Words:
+        """The words of the base at some places, changed and rounded."""
+        base = self.base[at]
+        out = np.empty(len(base), base.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding.narrowed(rounding.widened(base, self.kind) + change, base, self.kind, out)
+        return out
+
+    def blocks(self) -> Iterator[tuple[slice, Doubles]]:
+        """The whole rows, a few at a time: their places among the whole rows, and values."""
+        whole = self.matrix.whole
+        for first, last in self.matrix.blocks(whole):
+            values = self.values(slice(*self.matrix.inside(first, last)))
+            yield (
+                slice(first - whole.start, last - whole.start),
+                values.reshape(-1, self.matrix.columns),
+            )
+
+    def places(self, rows: Places, columns: Places) -> Places:
+        """Where the crossings of some whole rows and columns lie among the words."""
+        begin = self.matrix.begin(self.matrix.whole.start)
+        return begin + rows[:, np.newaxis] * self.matrix.columns + columns
+
+    def times(self, right: Doubles) -> Doubles:
+        """The difference times a thin matrix."""
+        out = np.empty((self.rows, right.shape[1]))
+        for at, block in self.blocks():
+            np.matmul(block, right, out=out[at])
+        return out
+
+    def transposed_times(self, left: Doubles) -> tuple[Doubles, float]:
+        """The transposed difference times a thin matrix, and the sum of all squares."""
+        out, energy = np.zeros((self.matrix.columns, left.shape[1])), 0.0
+        for at, block in self.blocks():
+            out += block.T @ left[at]
+            energy += float(np.vdot(block, block))
+        return out, energy
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a probe found: a rank, and about how many bytes factors and differences take."""
+
+    rank: int
+    size: float
+
+
+def probe(change: Change) -> Promise | None:
+    """Ask a few rows and columns whether the change is of low rank.
+
+    The crossings of some of them are decomposed, and what that says of the others is compared
+    with what is there: an honest test, since noise in a small matrix always looks low-rank to a
+    decomposition of its own, but never foretells what was held out.
+    """
+    rows, columns = change.rows, change.matrix.columns
+    side = min(rows, columns, _LARGE if rows * columns >= 1 << 20 else _SMALL) - _HELD_OUT
+    if side < _LEAST_LINES:
+        return None
+    rng = np.random.default_rng(0)
+    at = change.places(
+        rng.choice(rows, side + _HELD_OUT, replace=False),
+        rng.choice(columns, side + _HELD_OUT, replace=False),
+    )
+    found, held = change.values(at), at[side:, side:].ravel()
+    left, sizes, right = np.linalg.svd(found[:side, :side])
+    steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
+    rank, near = _best_rank(found[side:, side:], steps, sizes, change.matrix)
+    if not rank:
+        return None
+    bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
+    if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
+        return None
+    return Promise(rank, change.matrix.count * bits / 8 + _price(change.matrix, rank) / 8)
+
+
+def _price(matrix: Matrix, rank: int) -> float:
+    """About how many bits the factors of a rank take."""
+    return float(rank * (matrix.rows + matrix.columns) * _FACTOR_BITS)
+
+
+def _best_rank(
+    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, matrix: Matrix
+) -> tuple[int, Doubles]:
+    """The rank that saves most, counting what its factors take, and what it foretells."""
+    energy, rest = float(np.vdot(target, target)), target.copy()
+    best, rank, saved = np.zeros_like(target), 0, 0.0
+    for tried in range(1, len(sizes) - _SPARE_RANKS):
+        size = sizes[tried - 1]
+        if not size > _NOTHING * sizes[0]:
+            break
+        rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
+        left = max(float(np.vdot(rest, rest)), _NOTHING**2 * energy)
+        gain = 0.5 * matrix.count * math.log2(energy / left) - _price(matrix, tried)
+        if gain > saved:
+            best, rank, saved = target - rest, tried, gain
+    return rank, best
+
+
+def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
+    """The factors of a change, of about a rank, by a randomised decomposition in float64."""
+    width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
+    start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
+    basis = np.linalg.qr(change.times(start))[0]
+    for _ in range(1):
+        turned, _energy = change.transposed_times(basis)
+        basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
+    turned, energy = change.transposed_times(basis)
+    right, sizes, left = np.linalg.svd(turned, full_matrices=False)
+    keep = _worthy(sizes, energy, change.matrix)
+    if not keep:
+        return None
+    root = np.sqrt(sizes[:keep])
+    return (basis @ left[:keep].T) * root, (right[:, :keep] * root).T
+
+
+def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
+    """The number of ranks with which factors and differences together are smallest."""
+    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING**2 * energy)
+    ranks = np.arange(1, len(sizes) + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = 0.5 * matrix.count * np.log2(energy / rest) - _price(matrix, 1) * ranks
+    best = int(np.argmax(gains))
+    return best + 1 if gains[best] > 0 else 0
+
+
+def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
+    """The left factor with lines for the rows that the chunk holds in part."""
+    matrix, whole = change.matrix, change.matrix.whole
+    full = np.zeros((matrix.rows, left.shape[1]))
+    full[whole.start : whole.stop] = left
+    for row in {0, matrix.rows - 1} - set(whole):
+        begin, end = matrix.inside(row, row + 1)
+        column = begin - matrix.begin(row)
+        part = right[:, column : column + end - begin]
+        full[row] = np.linalg.lstsq(part.T, change.values(slice(begin, end)), rcond=None)[0]
+    return full

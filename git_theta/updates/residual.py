@@ -1,0 +1,300 @@
+"""What is left of a chunk where something close to it is known: differences of the raw words.
+
+A difference is taken modulo 2^n between the bits of two numbers, so it is exact for any dtype and
+any bits (a float difference is not), and folded so that small ones of either sign become small
+numbers. Differences are stored in one of three ways: all of them in byte planes; or, where many
+words are the same, only the changed ones, with their places as gaps or as a bitmap.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from git_theta.core import planes
+from git_theta.core.chain import Bytes
+from git_theta.core.payload import expand, squeeze
+from git_theta.core.planes import BLOCK, WORDS, Words
+from git_theta.errors import CorruptError
+
+PLANES, GAPS, BITMAP = "planes", "gaps", "bitmap"
+
+_GAPS_BELOW = 0.12
+_GAPS_AT_MOST = 0.25
+_SPARSE_BELOW = 0.9
+_TILE = 64 << 10
+_ENOUGH = 256
+_NEARLY_NOTHING = 1 / 256
+
+Extra = dict[str, Any]
+Places = npt.NDArray[np.int64]
+
+
+class _Scratch(threading.local):
+    """Work arrays of one thread: fresh memory costs more than the work done in it."""
+
+    def __init__(self) -> None:
+        self.folded = np.empty(BLOCK * 8, np.uint8)
+        self.spare = np.empty(_TILE * 8, np.uint8)
+        self.changed = np.empty(BLOCK, np.bool_)
+        self.compressor = zstandard.ZstdCompressor(level=1)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_scratch = _Scratch()
+
+
+def whole_words(data: Bytes, word: int) -> Words:
+    """The bytes as unsigned words, less the up to `word` - 1 bytes that are left over."""
+    words: Words = data[: len(data) - len(data) % word].view(WORDS[word])
+    return words
+
+
+def fold(new: Words, reference: Words, out: Words) -> Words:
+    """Differences modulo 2^n, folded: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
+    bits = 8 * out.dtype.itemsize - 1
+    signed = np.dtype(f"<i{out.dtype.itemsize}")
+    for start in range(0, len(out), _TILE):
+        part = out[start : start + _TILE]
+        sign = _scratch.spare[: part.nbytes].view(part.dtype)
+        np.subtract(new[start : start + _TILE], reference[start : start + _TILE], out=part)
+        np.right_shift(part.view(signed), bits, out=sign.view(signed))
+        np.left_shift(part, 1, out=part)
+        np.bitwise_xor(part, sign, out=part)
+    return out
+
+
+def unfold(folded: Words, reference: Words, out: Words) -> None:
+    """Undo `fold`; `folded` is used up, `out` may be `reference`."""
+    for start in range(0, len(out), _TILE):
+        part = folded[start : start + _TILE]
+        sign = _scratch.spare[: part.nbytes].view(part.dtype)
+        np.bitwise_and(part, 1, out=sign)
+        np.negative(sign, out=sign)
+        np.right_shift(part, 1, out=part)
+        np.bitwise_xor(part, sign, out=part)
+        np.add(part, reference[start : start + _TILE], out=out[start : start + _TILE])
+
+
+def bits(new: Words, near: Words) -> float:
+    """About how many bits a word the differences of a few words take."""
+    folded = fold(new, near, np.empty_like(new))
+    changed = folded[folded != 0]
+    share = len(changed) / len(folded)
+    if not share:
+        return _NEARLY_NOTHING
+    size = share * float(np.log2(changed.astype(np.float64)).mean() + 1)
+    return _entropy(share) + size
+
+
+def _entropy(share: float) -> float:
+    if not 0 < share < 1:
+        return 0.0
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)
+
+
+class Sample:
+    """Folded differences of up to 64 Ki words from all over a chunk, and what they foretell."""
+
+    def __init__(self, new: Bytes, reference: Bytes, word: int) -> None:
+        self.total = len(new) // word
+        sample = planes.sampled(new, word).view(WORDS[word])
+        self.folded = fold(sample, planes.sampled(reference, word).view(WORDS[word]), sample)
+        self.changed = np.flatnonzero(self.folded)
+
+    @property
+    def density(self) -> float:
+        """The share of the words that changed."""
+        return len(self.changed) / len(self.folded) if len(self.folded) else 0.0
+
+    def noise(self) -> frozenset[int]:
+        """The planes that no coder would shorten."""
+        return planes.noise(planes.plane_sizes(self.folded), len(self.folded))
+
+    def planes(self) -> float:
+        """About how many bytes all differences take in planes."""
+        if not self.total:
+            return 0.0
+        return sum(planes.plane_sizes(self.folded)) * (self.total / len(self.folded))
+
+    def sparse(self) -> float | None:
+        """About how many bytes the changed words and their places take; None for too many."""
+        if self.density > _SPARSE_BELOW:
+            return None
+        word = self.folded.dtype.itemsize
+        count = self.density * self.total
+        if len(self.changed) < _ENOUGH:
+            return count * (word + 2) + 16 + self.total * word * 1e-5
+        values = sum(planes.plane_sizes(self.folded[self.changed])) / len(self.changed)
+        return count * (values + self._place())
+
+    def _place(self) -> float:
+        """About how many bytes the place of one changed word takes."""
+        gaps = _gaps(self.changed, -1)
+        coded = sum(planes.plane_sizes(gaps)) / len(gaps)
+        return min(_entropy(self.density) / self.density / 8, coded)
+
+
+def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:
+    """The differences, in the way that looks the smallest by a sample."""
+    sample = Sample(new, reference, word)
+    sparse = sample.sparse()
+    if sparse is not None and sparse < sample.planes():
+        return encode_sparse(new, reference, word, sample)
+    return {}, encode_planes(new, reference, word, sample)
+
+
+def encode_planes(new: Bytes, reference: Bytes, word: int, sample: Sample) -> list[bytes]:
+    """All differences in byte planes, block by block; then the bytes that are left over."""
+    raw = sample.noise() if sample.total >= BLOCK else frozenset()
+    words, others = whole_words(new, word), whole_words(reference, word)
+    frames: list[bytes] = []
+    for start in range(0, len(words), BLOCK):
+        part = words[start : start + BLOCK]
+        folded = _scratch.folded[: part.nbytes].view(part.dtype)
+        frames += planes.encode_words(fold(part, others[start : start + BLOCK], folded), raw)
+    return frames + _tail(new, word)
+
+
+def encode_sparse(
+    new: Bytes, reference: Bytes, word: int, sample: Sample
+) -> tuple[Extra, list[bytes]]:
+    """Only the words that changed, and their places."""
+    if sample.density < _GAPS_BELOW:
+        encoded = _encode_gaps(new, reference, word)
+        if encoded is not None:
+            return encoded
+    return {"m": BITMAP}, _encode_bitmap(new, reference, word)
+
+
+def _encode_gaps(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]] | None:
+    """Gaps between the changed words, or None where there turn out to be too many of those."""
+    words, others = whole_words(new, word), whole_words(reference, word)
+    places, count = [np.zeros(0, np.int64)], 0
+    for start in range(0, len(words), BLOCK):
+        changed = _changed(words[start : start + BLOCK], others[start : start + BLOCK])
+        found = np.flatnonzero(changed)
+        places.append(found + start)
+        count += len(found)
+        if count > _GAPS_AT_MOST * len(words) and count > _ENOUGH:
+            return None
+    frames: list[bytes] = []
+    at, before = np.concatenate(places), -1
+    for start in range(0, len(at), BLOCK):
+        part = at[start : start + BLOCK]
+        values = words[part]
+        frames += planes.encode_words(_gaps(part, before))
+        frames += planes.encode_words(fold(values, others[part], values))
+        before = int(part[-1])
+    return {"m": GAPS, "n": count}, frames + _tail(new, word)
+
+
+def _gaps(places: Places, before: int) -> Words:
+    """How many unchanged words lie before each place."""
+    gaps = np.diff(places, prepend=before)
+    gaps -= 1
+    return gaps.astype("<u4")
+
+
+def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
+    words, others = whole_words(new, word), whole_words(reference, word)
+    frames: list[bytes] = []
+    for start in range(0, len(words), BLOCK):
+        part, other = words[start : start + BLOCK], others[start : start + BLOCK]
+        changed = _changed(part, other)
+        frames.append(bytes(squeeze(np.packbits(changed).data, _scratch.compressor)))
+        values = part[changed]
+        frames += planes.encode_words(fold(values, other[changed], values))
+    return frames + _tail(new, word)
+
+
+def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
+    return np.not_equal(new, reference, out=_scratch.changed[: len(new)])
+
+
+def _tail(new: Bytes, word: int) -> list[bytes]:
+    rest = len(new) % word
+    return [new[-rest:].tobytes()] if rest else []
+
+
+def decode(
+    extra: Mapping[str, Any], frames: Iterator[memoryview], reference: Bytes, out: Bytes, word: int
+) -> None:
+    """Fill `out` from a reference and the frames that `encode` made; both may be one array.
+
+    Raises:
+        CorruptError: the frames do not hold what they should.
+    """
+    if word not in WORDS or len(reference) != len(out):
+        raise CorruptError("a stored record does not fit its base")
+    mode = extra.get("m", PLANES)
+    if mode == PLANES:
+        _decode_planes(frames, whole_words(reference, word), whole_words(out, word))
+    elif mode in (GAPS, BITMAP):
+        if out is not reference:
+            np.copyto(out, reference)
+        if mode == GAPS:
+            _decode_gaps(frames, whole_words(out, word), extra.get("n"))
+        else:
+            _decode_bitmap(frames, whole_words(out, word))
+    else:
+        raise CorruptError(f"a stored record has differences of an unknown kind: {mode!r}")
+    rest = len(out) % word
+    if rest:
+        out[-rest:] = np.frombuffer(expand(_next(frames), rest, _scratch.decompressor), np.uint8)
+    if next(frames, None) is not None:
+        raise CorruptError("a stored record has a frame too many")
+
+
+def _decode_planes(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
+    for start in range(0, len(out), BLOCK):
+        part = out[start : start + BLOCK]
+        folded = _scratch.folded[: part.nbytes].view(part.dtype)
+        planes.decode_words(frames, folded)
+        unfold(folded, reference[start : start + BLOCK], part)
+
+
+def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> None:
+    if type(count) is not int or not 0 <= count <= len(out):
+        raise CorruptError("a stored record has an impossible number of changed words")
+    before = -1
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        gaps = _scratch.folded[: 4 * size].view("<u4")
+        planes.decode_words(frames, gaps)
+        places = np.cumsum(gaps, dtype=np.int64)
+        places += np.arange(before + 1, before + 1 + size)
+        before = int(places[-1])
+        if before >= len(out):
+            raise CorruptError("a stored record changes words beyond its end")
+        _patch(frames, out, places)
+
+
+def _decode_bitmap(frames: Iterator[memoryview], out: Words) -> None:
+    for start in range(0, len(out), BLOCK):
+        part = out[start : start + BLOCK]
+        packed = expand(_next(frames), -(-len(part) // 8), _scratch.decompressor)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(part))
+        _patch(frames, part, np.flatnonzero(bits))
+
+
+def _patch(frames: Iterator[memoryview], out: Words, places: Places) -> None:
+    """Add the next differences to the words at some places."""
+    folded = np.empty(len(places), out.dtype)
+    planes.decode_words(frames, folded)
+    values = out[places]
+    unfold(folded, values, values)
+    out[places] = values
+
+
+def _next(frames: Iterator[memoryview]) -> memoryview:
+    frame = next(frames, None)
+    if frame is None:
+        raise CorruptError("a stored record lacks a frame")
+    return frame
