@@ -11,7 +11,7 @@ from benchmarks.sandbox import CACHE, RunError
 # What imports torch gets the one that this project is measured with.
 TORCH = "torch==2.13.0"
 PACKAGES = {
-    "git-theta": ("git-theta==0.2.0", TORCH),
+    "git-theta": ("git-theta==0.2.0", "safetensors==0.8.0", TORCH),
     "zipnn": ("zipnn==0.5.4", TORCH),
     "mergekit": ("mergekit==0.1.4", TORCH),
 }

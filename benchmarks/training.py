@@ -140,7 +140,7 @@ PLANS = {
     "full-2e-4": Plan(Full(), 2e-4, 100, 0.01),
     "lora": Plan(Lora(), 3e-4, 160),
     "ia3": Plan(Ia3(), 3e-3, 100),
-    "sparse": Plan(Sparse(), 2e-4, 100),
+    "sparse": Plan(Sparse(), 1e-4, 100),
 }
 NATIVE = ("lora", "ia3")
 
