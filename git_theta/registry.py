@@ -1,7 +1,8 @@
 """Plug-ins by name, through entry points: listed cheaply, loaded on first use.
 
-Groups are `git_theta.formats` and `git_theta.updates`. A name goes into manifests and is a
-promise, so two packages that offer one name are an error for whoever asks for it.
+Groups are `git_theta.formats`, `git_theta.updates` and `git_theta.merges`. A name goes into
+manifests and is a promise, so two packages that offer one name are an error for whoever asks for
+it.
 """
 
 from __future__ import annotations
@@ -57,9 +58,19 @@ def load(group: str, name: str) -> Any:
     Raises:
         PluginError: it is not installed, claimed twice, or cannot be imported.
     """
+    return load_class(group, name)()
+
+
+@cache
+def load_class(group: str, name: str) -> Any:
+    """The class of one plug-in, for those that take parameters.
+
+    Raises:
+        PluginError: it is not installed, claimed twice, or cannot be imported.
+    """
     point = find(group, name)
     try:
-        return point.load()()
+        return point.load()
     except ImportError as error:
         raise PluginError(
             f"the {group[:-1]} plug-in {name!r} cannot be imported: {error}"

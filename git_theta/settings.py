@@ -11,6 +11,7 @@ from typing import TextIO
 
 from git_theta.errors import UsageError
 
+KEPT = "GIT_THETA_KEPT"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -24,9 +25,12 @@ class Settings:
     `git theta pull` writes them; from `direct_from` bytes on, the filter writes files itself
     where it can. `grace` is in seconds: younger objects are never collected.
     `memory` is the bytes that whole-file work (split formats, whole-matrix encoders) may use.
-    `threads` is the number of encoding and decoding threads. `update` says which updates may
-    store what changed (`core/choice.py` reads it). `scan` is what happens to a file that runs code
-    when it is loaded: warn, refuse or off.
+    `merge_now` is what the environment says of how to merge, `merge` what the configuration does;
+    `pick` is "apply" where a change that is picked is added to a tensor that both sides changed.
+    `device` computes merges. `threads` is the number of encoding and decoding threads. `update`
+    says which updates may store what changed (`core/choice.py` reads it). `scan` is what happens
+    to a file that runs code when it is loaded: warn, refuse or off. `kept` is a directory in
+    which `git theta switch` and its like keep the files that are about to be replaced.
     """
 
     smudge_limit: int
@@ -39,7 +43,12 @@ class Settings:
     threads: int = 2
     update: str = "auto"
     sync: bool = False
+    merge_now: str = ""
+    merge: str = ""
+    pick: str = "conflict"
+    device: str = "auto"
     scan: str = "warn"
+    kept: Path | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -53,6 +62,9 @@ class Settings:
         reuse = values.get("theta.reuse", "tree")
         if reuse not in ("tree", "repository"):
             raise UsageError(f"theta.reuse is {reuse!r}", hint="set tree or repository")
+        pick = values.get("theta.pickmerge", "conflict")
+        if pick not in ("conflict", "apply"):
+            raise UsageError(f"theta.pickMerge is {pick!r}", hint="set conflict or apply")
         scan = values.get("theta.scan", "warn")
         if scan not in ("warn", "refuse", "off"):
             raise UsageError(f"theta.scan is {scan!r}", hint="set warn, refuse or off")
@@ -68,13 +80,27 @@ class Settings:
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
+            merge_now=env.get("GIT_THETA_MERGE", "").strip(),
+            merge=values.get("theta.merge", "").strip(),
+            pick=pick,
+            device=values.get("theta.device", "auto").strip(),
             scan=scan,
+            kept=Path(env[KEPT]) if env.get(KEPT) else None,
         )
 
 
 def environment() -> dict[str, str]:
     """A copy of this process's environment, for children that get a changed one."""
     return dict(os.environ)
+
+
+def merged_heads() -> dict[str, str]:
+    """The commits that a running `git merge` merges, with the names that the user gave them.
+
+    Git sets these variables for a merge, and not where it applies a change: rebase, cherry-pick.
+    """
+    begin = "GITHEAD_"
+    return {k[len(begin) :]: v for k, v in os.environ.items() if k.startswith(begin)}
 
 
 def caller_directory() -> Path:
@@ -108,8 +134,15 @@ def _truth(text: str, key: str) -> bool:
 
 def _size(values: Mapping[str, str], key: str, default: int) -> int:
     text = values.get(key)
-    if text is None:
-        return default
+    return default if text is None else parse_size(text, key)
+
+
+def parse_size(text: str, key: str) -> int:
+    """A number of bytes, as people write it: 512m, 2g.
+
+    Raises:
+        UsageError: it is none; the message names the key.
+    """
     match = re.fullmatch(r"\s*(\d{1,15})\s*([kmgt]?)(i?b)?\s*", text.lower())
     if match is None:
         raise UsageError(f"{key} is {text!r}", hint="set a number of bytes, such as 8g")

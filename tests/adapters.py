@@ -45,6 +45,7 @@ def read(data: bytes) -> dict[str, Array]:
     kinds = {name: kind for kind, name in _NAMES.items()}
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
     found = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]

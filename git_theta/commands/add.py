@@ -124,10 +124,17 @@ def _tell(report: Report) -> None:
     stored = f"{size_text(report.stored)} stored" + (f" ({kinds})" if kinds else "")
     note(f"{printable(report.path)}: {done}; {stored} for {size_text(report.size)}")
     if "lossy" in report.total:
-        whole = {"name": "all of these", **report.total["lossy"]}
-        rows = [
-            (row["name"], f"{row['relative_l2']:.2e}", f"{row['max']:.2e}")
-            for row in (*report.tensors, whole)
-        ]
-        say("Distance of the new weights from those that they replace:")
-        say_table(("TENSOR", "RELATIVE L2", "LARGEST"), rows, right=(1, 2))
+        _tell_distance(report)
+
+
+def _tell_distance(report: Report) -> None:
+    if not report.tensors:
+        note("no tensor has an approximation within that: all of them stay exact")
+        return
+    whole = {"name": "all of these", **report.total["lossy"]}
+    rows = [
+        (row["name"], f"{row['relative_l2']:.2e}", f"{row['max']:.2e}")
+        for row in (*report.tensors, whole)
+    ]
+    say("Distance of the new weights from those that they replace:")
+    say_table(("TENSOR", "RELATIVE L2", "LARGEST"), rows, right=(1, 2))

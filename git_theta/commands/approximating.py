@@ -51,6 +51,8 @@ class Wish:
             raise UsageError("--rank is for --update low-rank")
         if rank is None and tolerance is None:
             raise UsageError("--lossy needs --rank R or --tolerance T: how far may it go?")
+        if tolerance is not None and not 0 < tolerance <= 1:  # what is no number is neither
+            raise UsageError(f"--tolerance is {tolerance}, not between 0 and 1")
         return cls(kind, rank, tolerance)
 
 

@@ -69,7 +69,8 @@ class DirectFiles:
         waiting, failures = find_pending(self._session.repo, pathspecs)
         ours = [one for one in waiting if self._texts.get(one.entry.path) == one.text]
         for pending in pull(self._session, ours, failures):
-            self._session.catalog.keep_manifest(pending.manifest.digest, pending.text)
+            if pending.manifest.digest:
+                self._session.catalog.keep_manifest(pending.manifest.digest, pending.text)
             self._session.catalog.keep_proven(proofs(pending.manifest))
         for path, error in failures:
             say(path, f"left as a manifest: {error}", hint_after(error, path))

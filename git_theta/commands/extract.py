@@ -35,7 +35,7 @@ Factor = npt.NDArray[np.float32]
 
 _WEIGHT = ".weight"
 # What PEFT gives factors of their own names for; a checkpoint does not say what a matrix is for.
-_EMBEDDING = re.compile(r"(?:embed\w*|\w*embeddings?|wte|wpe|shared)\Z")
+_EMBEDDING = re.compile(r"(?:.*\.)?(?:emb\w*|\w*_emb|\w*embeddings?|wte|wpe|shared)\Z", re.S)
 
 
 @click.command()
@@ -218,7 +218,7 @@ def _factor(made: Extract, name: str, difference: Doubles, wish: Wish) -> None:
     left, right = (factor.astype(np.float32).astype(np.float64) for factor in pair)
     apart = float(np.linalg.norm(difference - left @ right))
     module = name.removesuffix(_WEIGHT)
-    embedding = _EMBEDDING.search(module) is not None
+    embedding = _EMBEDDING.match(module) is not None
     down, up = (left.T, right.T) if embedding or wish.fan_in_fan_out else (right, left)
     kind = "lora_embedding_{}" if embedding else "lora_{}.weight"
     for side, factor in (("A", down), ("B", up)):
@@ -227,7 +227,8 @@ def _factor(made: Extract, name: str, difference: Doubles, wish: Wish) -> None:
     made.apart += apart**2
     made.norm += norm**2
     error = apart / norm
-    made.rows.append({"name": name, "relative_error": error, "energy": 1 - error**2})
+    row = {"name": name, "relative_error": error, "energy": 1 - error**2, "embedding": embedding}
+    made.rows.append(row)
 
 
 # --- the directory -------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) 
         sound = (c for c in chunks if proof.of(manifest, c) is None)
         session.catalog.keep_proven(sealed(chunk, bases) for chunk in sound)
         found = session.repo.objects.read(blob)
-        if found is not None and not any(proof.of(manifest, c) for c in chunks):
+        if found is not None and manifest.digest and not any(proof.of(manifest, c) for c in chunks):
             session.catalog.keep_manifest(manifest.digest, found[1])
 
 

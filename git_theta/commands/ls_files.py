@@ -73,7 +73,7 @@ def describe(repo: Repo, blob: TrackedBlob) -> Row:
         size=manifest.size,
         format=manifest.format,
         tensors=len(manifest.tensors),
-        digest=manifest.digest,
+        digest=manifest.digest or None,
     )
 
 

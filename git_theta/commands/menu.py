@@ -28,7 +28,10 @@ EVERYDAY, TRANSFER, INSPECT, REPAIR = "Everyday", "Transfer", "Inspect", "Set up
 
 
 class Entry(NamedTuple):
-    """One command: its section in the help (none: hidden), its module, its line of help."""
+    """One command: its section in the help (none: hidden), its module, its line of help.
+
+    `module` is "module:name" where the command is not called `command` there.
+    """
 
     section: str
     module: str
@@ -41,6 +44,13 @@ COMMANDS: dict[str, Entry] = {
     "add": Entry(EVERYDAY, "add", "Stage files; say how, or with an update from beside them."),
     "extract": Entry(EVERYDAY, "extract", "Write an adapter from the difference of two versions."),
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
+    "merge": Entry(EVERYDAY, "merge", "Merge any number of branches, with a strategy."),
+    "resolve": Entry(EVERYDAY, "resolve", "Settle a conflict with a strategy."),
+    "switch": Entry(
+        EVERYDAY, "switching:switch", "As git switch; of large files only the difference."
+    ),
+    "checkout": Entry(EVERYDAY, "switching:checkout", "As git checkout, in the same way."),
+    "restore": Entry(EVERYDAY, "switching:restore", "As git restore, in the same way."),
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),
@@ -48,6 +58,7 @@ COMMANDS: dict[str, Entry] = {
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
     "scan": Entry(INSPECT, "scan", "Say what a checkpoint would run if somebody loaded it."),
+    "stats": Entry(INSPECT, "stats", "Compute statistics of a model that some merges need."),
     "install": Entry(REPAIR, "install", "Tell Git about git-theta; run it once."),
     "uninstall": Entry(REPAIR, "uninstall", "Take back what install did."),
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
@@ -74,10 +85,13 @@ class Menu(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module = import_module(f"git_theta.commands.{entry.module}")
-        found: click.Command = module.command
-        if all(parameter.name != "quiet" for parameter in found.params):
-            found.params.extend(_voice_options())
+        place, _, name = entry.module.partition(":")
+        module = import_module(f"git_theta.commands.{place}")
+        found: click.Command = getattr(module, name or "command")
+        below = found.commands.values() if isinstance(found, click.Group) else ()
+        for one in (found, *below):
+            if all(parameter.name != "quiet" for parameter in one.params):
+                one.params.extend(_voice_options())
         return found
 
     @override

@@ -1,22 +1,31 @@
 """`git theta merge-driver`: what Git runs when both sides changed a tracked file.
 
-For now it decides nothing: the file stays as it is on our side, Git notes a conflict, and the
-user is told how to settle it. It never asks, and never writes conflict markers.
+It never asks, and never writes conflict markers. What it cannot settle stays a conflict: our side
+in the work tree, all three versions in the index, and a report with the commands that settle it.
 """
 
 from __future__ import annotations
 
-import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from git_theta.commands.terminal import complain, count, printable
-from git_theta.core.manifest import Manifest, Tensor, is_manifest, parse
+from git_theta.commands.conflicts import explain, explain_raw
+from git_theta.commands.deciding import Decision, decide
+from git_theta.commands.history import LATER
+from git_theta.commands.merging import Outcome, Side, merge_manifests
+from git_theta.commands.session import Session
+from git_theta.commands.terminal import complain, count, note, printable
+from git_theta.core.manifest import is_manifest, parse
+from git_theta.core.recipe import Instructions
+from git_theta.core.sidecar import is_sidecar
+from git_theta.core.threeway import Fate
+from git_theta.errors import MergeError
+from git_theta.settings import merged_heads
 
 MERGED, CONFLICT = 0, 1
 _OUTERMOST = 7
-_SHOWN = 3
 
 
 @click.command()
@@ -35,53 +44,70 @@ def command(base: str, ours: str, theirs: str, marker_size: int, path: str) -> i
         # for binary files, keep their ancestor: then neither side can win by looking unchanged.
         Path(ours).write_bytes(Path(base).read_bytes())
         return MERGED
-    sides = [_read(Path(name)) for name in (base, ours, theirs)]
-    _explain(path, *sides)
-    return CONFLICT
+    if is_sidecar(path):
+        note(f"git theta: {printable(path)}: statistics of our side; the merged model has none yet")
+        return MERGED
+    heads = list(merged_heads().items())
+    commit, name = heads[0] if len(heads) == 1 else (None, "theirs")
+    before = _read(Path(base), "base")
+    here = _read(Path(ours), "ours", ("HEAD", path))
+    there = _read(Path(theirs), name, (commit, path) if commit else None)
+    if here is None or there is None:
+        explain_raw(path)
+        return CONFLICT
+    session = Session()
+    try:
+        if session.settings.merge_now == LATER:  # git theta merge sees to it itself
+            return CONFLICT
+        return _merge(session, path, Path(ours), before, [here, there])
+    finally:
+        session.close()
 
 
-def _read(path: Path) -> Manifest | None:
+def _read(path: Path, label: str, place: tuple[str, str] | None = None) -> Side | None:
     data = path.read_bytes()
-    return parse(data) if is_manifest(data) else None
+    if not is_manifest(data):
+        return None
+    return Side(manifest=parse(data), label=label, text=data, place=place)
 
 
-def _explain(
-    path: str, base: Manifest | None, ours: Manifest | None, theirs: Manifest | None
-) -> None:
-    complain(f"git theta: {printable(path)}: both sides changed this file")
-    if ours is not None and theirs is not None:
-        complain(f"  {_compared(base, ours, theirs)}")
-    quoted = printable(shlex.quote(path))
-    complain(
-        "  The work tree holds our side. Tensors cannot be merged one by one yet: take a side."
+def _merge(session: Session, path: str, target: Path, base: Side | None, sides: list[Side]) -> int:
+    decision = decide(session, path)
+    try:
+        outcome = merge_manifests(session, base, sides, decision.instructions)
+    except MergeError as error:
+        complain(f"git theta: {printable(path)}: {error}")
+        if error.hint:
+            complain(f"hint: {error.hint}")
+        outcome = _unmerged(base, sides)
+    if outcome.text is None:
+        explain(session, path, base, sides, outcome, decision)
+        return CONFLICT
+    target.write_bytes(outcome.text)
+    tell(path, outcome, decision)
+    return MERGED
+
+
+def _unmerged(base: Side | None, sides: list[Side]) -> Outcome:
+    """What conflicts, where the merge that was asked for is not possible at all."""
+    from git_theta.commands.merging import plan_merge
+
+    with suppress(MergeError):
+        return plan_merge(base, sides, Instructions())
+    return Outcome(steps=[])
+
+
+def tell(path: str, outcome: Outcome, decision: Decision | None = None) -> None:
+    """Say in a line what a merge did, and what the user should know of it."""
+    merged = [step for step in outcome.steps if step.chosen is not None]
+    names = sorted({step.chosen.strategy.name for step in merged if step.chosen is not None})
+    why = f" ({decision.said_by})" if decision is not None and decision.said_by else ""
+    done = f"{count(len(merged), 'tensor')} merged with {', '.join(names)}{why}" if merged else ""
+    taken = sum(
+        step.chosen is None and step.unit.verdict.fate is not Fate.UNCHANGED
+        for step in outcome.steps
     )
-    for side in ("ours", "theirs"):
-        complain(f"  {side + ':':8}git checkout --{side} -- {quoted} && git add -- {quoted}")
-
-
-def _compared(base: Manifest | None, ours: Manifest, theirs: Manifest) -> str:
-    before = {} if base is None else base.tensors
-    conflicts, only_ours, only_theirs = [], 0, 0
-    for name in sorted({*before, *ours.tensors, *theirs.tensors}):
-        old, here, there = before.get(name), ours.tensors.get(name), theirs.tensors.get(name)
-        if _same(here, there):
-            continue
-        if _same(old, there):
-            only_ours += 1
-        elif _same(old, here):
-            only_theirs += 1
-        else:
-            conflicts.append(name)
-    shown = ", ".join(map(printable, conflicts[:_SHOWN]))
-    more = ", ..." if len(conflicts) > _SHOWN else ""
-    named = f" ({shown}{more})" if conflicts else ""
-    return (
-        f"{count(len(conflicts), 'tensor')} changed on both sides{named}, "
-        f"{only_ours} only on ours, {only_theirs} only on theirs"
-    )
-
-
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.same_as(other)
+    parts = [done, f"{taken:,} taken from one side" if taken else ""]
+    note(f"git theta: {printable(path)}: {', '.join(p for p in parts if p) or 'merged'}")
+    for line in outcome.notes:
+        note(f"  {printable(line)}")

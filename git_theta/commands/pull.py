@@ -13,6 +13,7 @@ import click
 from git_theta.commands.export import write_whole
 from git_theta.commands.fetch import fetch
 from git_theta.commands.options import JSON_OPTION, path_from_top
+from git_theta.commands.patch import write_by_patching
 from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable, say_json, size_text
@@ -194,10 +195,17 @@ def _failure(
 def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -> None:
     manifest, target = pending.manifest, pending.target
     threads = session.settings.threads
-    pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, counted(pieces, advance))
+        if not write_by_patching(session, pending.entry.path, manifest, target, advance):
+            pieces = rebuild(
+                manifest,
+                session.store.read,
+                session.plugins,
+                threads=threads,
+                learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),
+            )
+            write_whole(target, counted(pieces, advance))
         if pending.entry.mode == "100755":
             mode = target.stat().st_mode
             target.chmod(mode | (mode & 0o444) >> 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from git_theta.repo.streams import FileReader, write_fully
 _BLOCK = 8 << 20
 # Git trusts what it knows of a file only if the file is older than the index.
 _BACK = 2
+_BESIDE = ".git-theta"
 
 Advance = Callable[[int], None]
 
@@ -61,20 +63,33 @@ class Draft:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _move_over(self.path, target)
+            move_over(self.path, target)
 
 
-def _move_over(source: Path, target: Path) -> None:
+def move_over(source: Path, target: Path) -> None:
     """Move a file to another disk: its bytes first, its name last."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
-    os.close(handle)
+    prefix = f".{target.name[:100]}."
+    _sweep(target.parent, prefix)
+    handle, name = tempfile.mkstemp(_BESIDE, prefix, target.parent)
     try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         shutil.copy2(source, name)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     source.unlink()
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove what a killed process left beside a file: what nobody holds locked."""
+    for path in folder.iterdir():
+        if path.name.startswith(prefix) and path.name.endswith(_BESIDE):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def _report(manifest: Manifest, store: Store) -> dict[str, Any]:
     return {
         "format": manifest.format,
         "size": manifest.size,
-        "digest": manifest.digest,
+        "digest": manifest.digest or None,
         "stored": stored(manifest.all_chunks()),
         "plugins": dict(manifest.plugins),
         "objects": [{"oid": o, "size": s, "here": o in here} for o, s in manifest.objects.items()],

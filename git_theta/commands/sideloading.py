@@ -128,9 +128,11 @@ def open_model(session: Session, path: str) -> Iterator[OpenFile]:
         plugin = recognise(session, path, reader.read(0, 4096)).plugin
         if not hasattr(plugin, "locate") or not hasattr(plugin, "refresh"):
             raise RefusedError(f"{path} is of no format whose tensors can be written here")
-        yield OpenFile(reader, plugin, plugin.locate(reader))
-    except FormatError as error:
-        raise RefusedError(f"{path}: {error}", hint=error.hint) from error
+        try:
+            layout = plugin.locate(reader)
+        except FormatError as error:
+            raise RefusedError(f"{path}: {error}", hint=error.hint) from error
+        yield OpenFile(reader, plugin, layout)
     finally:
         os.close(handle)
 

@@ -139,6 +139,7 @@ class Smudger:
                 self.session.store.read,
                 self.session.plugins,
                 threads=settings.threads,
+                learned=lambda digest: self.session.catalog.keep_manifest(digest, text),
             )
             first = next(pieces, None)
         except PluginError as error:
@@ -155,7 +156,8 @@ class Smudger:
     ) -> Iterator[memoryview]:
         with progress(manifest.size, f"restoring {path}") as advance:
             yield from counted(pieces, advance)
-        self.session.catalog.keep_manifest(manifest.digest, text)
+        if manifest.digest:
+            self.session.catalog.keep_manifest(manifest.digest, text)
         self.session.catalog.keep_proven(proofs(manifest))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from git_theta.core.choice import AUTO, DENSE, Choice, Chooser, Outcome, dense_r
 from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
 from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import Feed
+from git_theta.core.identity import same_content
 from git_theta.core.layout import TensorView
 from git_theta.core.manifest import Chunk, Manifest, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
@@ -25,7 +26,7 @@ from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
-from git_theta.repo.reuse import Candidates, Reuse
+from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
@@ -66,6 +67,7 @@ class Storing:
         self._choice = choice
         self._asked = asked or force
         self._force = force
+        self._kinds = choice.kinds if asked else None
         self._candidates = Candidates(session.repo)
         self._reuse = Reuse(
             self._candidates, session.store, session.catalog, session.plugins.updates
@@ -112,7 +114,7 @@ class Storing:
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
-                known=_nothing if self._force else self._reuse.known,
+                known=self._known(),
                 anew=frozenset(self._choice.loaded),
                 data=data,
                 summaries=summaries,
@@ -133,8 +135,37 @@ class Storing:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
             manifest = cleaner.manifest(name, views)
+            answer = None if self._asked else self._same_content(manifest)
+            if answer is not None:
+                return answer
             written = dict(data.finished + summaries.finished)
         return self._conclude(manifest, written)
+
+    def _known(self) -> Callable[[str], Chunk | None]:
+        """Which records may be used again.
+
+        Where kinds were asked for, those of other kinds may not; but what is committed as dense
+        stays, since to store it again would change nothing but its place.
+        """
+        if self._force:
+            return _nothing
+        kinds = self._kinds
+        if kinds is None:
+            return self._reuse.known
+        committed: set[str] = set()
+        found = self.session.repo.objects.read(f"HEAD:{self.path}", limit=MAX_MANIFEST)
+        if found is not None:
+            with suppress(ThetaError):
+                committed = {c.digest for c in parse(found[1]).all_chunks() if c.kind == DENSE}
+
+        def known(digest: str) -> Chunk | None:
+            chunk = self._reuse.known(digest)
+            if chunk is None or digest in committed:
+                return chunk
+            fits = kinds == {DENSE} if chunk.kind == DENSE else chunk.kind in kinds
+            return chunk if fits else None
+
+        return known
 
     # --- on the cleaner's threads ----------------------------------------------------------------
 
@@ -194,6 +225,13 @@ class Storing:
         session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))
         return kept.manifest
 
+    def _same_content(self, manifest: Manifest) -> bytes | None:
+        """A manifest that was merged from parts, and so has no digest of the file, if it is it."""
+        for text, known in self._before:
+            if not known.digest and known.size == manifest.size and same_content(known, manifest):
+                return text
+        return None
+
     def _elsewhere(self) -> set[str]:
         """Objects that other staged files name."""
         found: set[str] = set()
@@ -206,7 +244,7 @@ class Storing:
         """Fill in bases, plug-ins and objects, rewrite wasteful ones, and remember the result."""
         session, reuse = self.session, self._reuse
         manifest = replace(manifest, bases=reuse.closure(manifest.all_chunks()))
-        manifest = replace(manifest, plugins=_plugins_needed(manifest))
+        manifest = replace(manifest, plugins=plugins_needed(manifest))
         sizes = {
             place.oid: written[place.oid] if place.oid in written else reuse.size(place.oid)
             for place in places(manifest)
@@ -214,7 +252,7 @@ class Storing:
         manifest = with_objects(manifest, sizes)
         chosen = wasteful(manifest) and wasteful(manifest, self._elsewhere())
         if chosen:
-            manifest = _rewritten(session, manifest, chosen, written)
+            manifest = rewritten(session, manifest, chosen, written)
         text = dump(manifest)
         fresh = proofs(manifest, lambda chunk: chunk.at.oid in written)
         session.catalog.keep_proven([*reuse.proven, *fresh])
@@ -229,7 +267,7 @@ def _nothing(digest: str) -> Chunk | None:  # noqa: ARG001
     return None
 
 
-def _rewritten(
+def rewritten(
     session: Session, manifest: Manifest, chosen: set[str], written: dict[str, int]
 ) -> Manifest:
     """Copy the used records of some objects into new ones."""
@@ -242,7 +280,7 @@ def _rewritten(
     return with_objects(moved(manifest, where), dict(manifest.objects) | dict(packs.finished))
 
 
-def _plugins_needed(manifest: Manifest) -> dict[str, str]:
+def plugins_needed(manifest: Manifest) -> dict[str, str]:
     """Plug-ins of other packages that a reader of the manifest must have."""
     kinds = sorted({chunk.kind for chunk in manifest.all_chunks()})
     asked = [("updates", kind) for kind in kinds]

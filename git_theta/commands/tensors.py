@@ -139,18 +139,22 @@ def open_tensors(path: Path) -> Iterator[OpenFile]:
     if handle is None:
         raise NotTrackedError(f"there is no file {str(path)!r}", hint="check the path")
     try:
-        reader = FileReader(handle)
-        plugin = format_of(path.name, reader.read(0, _HEAD))
-        if plugin is None or not hasattr(plugin, "locate"):
-            raise FormatError(
-                f"{path} is of no format whose tensors can be read here",
-                hint="use a .safetensors file",
-            )
-        yield OpenFile(reader, plugin, plugin.locate(reader))
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}", hint=error.hint) from error
+        yield _located(path, FileReader(handle))
     finally:
         os.close(handle)
+
+
+def _located(path: Path, reader: FileReader) -> OpenFile:
+    plugin = format_of(path.name, reader.read(0, _HEAD))
+    if plugin is None or not hasattr(plugin, "locate"):
+        raise FormatError(
+            f"{path} is of no format whose tensors can be read here",
+            hint="use a .safetensors file",
+        )
+    try:
+        return OpenFile(reader, plugin, plugin.locate(reader))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}", hint=error.hint) from error
 
 
 def format_of(name: str, head: bytes) -> Any | None:

@@ -28,8 +28,8 @@ _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Part of a unit: skeleton bytes, or a chunk to decode."""
+class Part:
+    """A byte range of the file: skeleton bytes, or a chunk to decode."""
 
     size: int
     data: memoryview | None
@@ -59,11 +59,17 @@ def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Upda
 
 
 def rebuild(
-    manifest: Manifest, read: Read, plugins: Plugins, *, threads: int = 2
+    manifest: Manifest,
+    read: Read,
+    plugins: Plugins,
+    *,
+    threads: int = 2,
+    learned: Callable[[str], None] | None = None,
 ) -> Iterator[memoryview]:
     """The bytes of the file in order; each view is valid until the next is asked for.
 
-    The last view comes only after the digest of the whole file was found right.
+    The last view comes only after the digest of the whole file was found right. Where the
+    manifest has none, `learned` is told it.
 
     Raises:
         CorruptError: the stored bytes are not those of the file.
@@ -81,7 +87,7 @@ def rebuild(
         pieces = _joined(manifest, skeleton, read, plugins)
     else:
         pieces = _interleaved(manifest, skeleton, read, plugins.updates, threads)
-    return _proven(manifest, pieces)
+    return _proven(manifest, pieces, learned)
 
 
 @contextmanager
@@ -100,7 +106,9 @@ def _what_to_install(manifest: Manifest) -> Iterator[None]:
         ) from error
 
 
-def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+def _proven(
+    manifest: Manifest, pieces: Iterable[memoryview], learned: Callable[[str], None] | None
+) -> Iterator[memoryview]:
     """Digest what passes by, on a thread of its own; hold the last piece back until proven."""
     whole, size, last = blake3(), 0, memoryview(b"")
     with ThreadPoolExecutor(1) as pool:
@@ -119,8 +127,10 @@ def _proven(manifest: Manifest, pieces: Iterable[memoryview]) -> Iterator[memory
         else:
             if size != manifest.size:
                 raise CorruptError("the stored file is shorter than its manifest says")
-    if whole.hexdigest() != manifest.digest:
+    if manifest.digest and whole.hexdigest() != manifest.digest:
         raise CorruptError("the stored parts do not make up the file that the manifest names")
+    if not manifest.digest and learned is not None:
+        learned(whole.hexdigest())
     if len(last):
         yield last
 
@@ -170,7 +180,7 @@ def _interleaved(
     chunks = by_digest(manifest)
     free: list[Bytes] = []
 
-    def decode(parts: list[_Part], size: int) -> Bytes:
+    def decode(parts: list[Part], size: int) -> Bytes:
         buffer = _buffer(free, size)
         start = 0
         for part in parts:
@@ -185,7 +195,7 @@ def _interleaved(
     waiting: deque[tuple[Future[Bytes], int]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for parts in _units(_parts(skeleton, segments)):
+        for parts in _units(file_parts(skeleton, segments)):
             size = sum(part.size for part in parts)
             waiting.append((pool.submit(decode, parts, size), size))
             if len(waiting) > threads:
@@ -212,21 +222,22 @@ def _buffer(free: list[Bytes], size: int) -> Bytes:
     return buffer if len(buffer) >= size else np.empty(size, np.uint8)
 
 
-def _parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[_Part]:
+def file_parts(skeleton: skeletons.Skeleton, segments: list[Segment]) -> Iterator[Part]:
+    """The whole file as its parts, in order."""
     data, start = memoryview(skeleton.data), 0
     runs = skeleton.runs or ()
     for index, run in enumerate(runs):
         if run:
-            yield _Part(run, data[start : start + run], None)
+            yield Part(run, data[start : start + run], None)
             start += run
         if index < len(segments):
             for chunk in segments[index].chunks:
                 if chunk.size:
-                    yield _Part(chunk.size, None, chunk)
+                    yield Part(chunk.size, None, chunk)
 
 
-def _units(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    unit: list[_Part] = []
+def _units(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    unit: list[Part] = []
     size = 0
     for part in parts:
         if unit and size + part.size > _UNIT:

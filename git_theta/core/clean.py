@@ -186,7 +186,7 @@ class Cleaner(Generic[Spot]):
         outcome = self._outcome(_slice(plain, span, piece), digest, span, piece, summary)
         if piece.size < _SMALL:
             outcome = replace(outcome, record=[b"".join(outcome.record)])
-        return _Fresh(digest, piece.size, outcome, _packed(summary))
+        return _Fresh(digest, piece.size, outcome, packed_summary(summary))
 
     def _outcome(
         self, new: Slice, digest: str, span: Span, piece: Piece, summary: Summary | None
@@ -327,7 +327,8 @@ def _slice(plain: Bytes, span: Span, piece: Piece) -> Slice:
     )
 
 
-def _packed(summary: Summary | None) -> list[Buffer] | None:
+def packed_summary(summary: Summary | None) -> list[Buffer] | None:
+    """The record of a summary, if there is one."""
     if summary is None:
         return None
     packed = summary.pack()

@@ -18,6 +18,8 @@ from git_theta.core.dtypes import DTYPES
 from git_theta.core.values import Doubles, Integers, from_float, to_float
 
 _PIECE = 1 << 20
+# Dtypes of so few exponents that weights are subnormal.
+_SHORT = ("F16",)
 
 
 class Edit(Protocol):
@@ -81,6 +83,20 @@ def _sum(base: Slice, left: Doubles, right: Doubles) -> Bytes:
     return from_float(old, base.dtype)
 
 
+def _mended(made: Bytes, base: Slice, exact: Bytes) -> Bytes:
+    """Put right what the update left as it was, though the sum is another number.
+
+    It leaves subnormal numbers alone, on which machines do not agree. Of half floats these are too
+    many and too large for that; they cost a residual each.
+    """
+    width = DTYPES[base.dtype].bits // 8
+    new, old, right = (part.reshape(-1, width) for part in (made.copy(), base.data, exact))
+    left = (new == old).all(axis=1)
+    new[left] = right[left]
+    flat: Bytes = new.reshape(-1)
+    return flat
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """`left @ right` is added; both for the tensor as a matrix, dimensions after the first flat."""
@@ -93,7 +109,9 @@ class Product:
     def changed(self, base: Slice) -> Bytes:
         left = self.left[_rows(base)]
         made = self.update.apply(base, left, self.right)
-        return _sum(base, left, self.right) if made is None else made
+        if made is None:
+            return _sum(base, left, self.right)
+        return _mended(made, base, _sum(base, left, self.right)) if base.dtype in _SHORT else made
 
     def encoded(self, new: Slice, base: Bytes) -> tuple[str, Encoded] | None:
         if not np.array_equal(self.changed(replace(new, data=base)), new.data):
@@ -114,10 +132,14 @@ class Scaled:
     def changed(self, base: Slice) -> Bytes:
         part = self._part(base)
         made = self.update.apply(base, part, self.axis)
-        if made is not None:
-            return made
-        each = np.repeat(part, base.columns)[_within(base)] if self.axis == 0 else None
-        if each is None:
+        if made is None:
+            return self._scaled(base, part)
+        return _mended(made, base, self._scaled(base, part)) if base.dtype in _SHORT else made
+
+    def _scaled(self, base: Slice, part: Doubles) -> Bytes:
+        if self.axis == 0:
+            each = np.repeat(part, base.columns)[_within(base)]
+        else:
             each = part[(base.start + np.arange(_elements(base))) % base.columns]
         return from_float(to_float(base.data, base.dtype) * each, base.dtype)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from git_theta.core.dtypes import DTYPES, nbytes
 from git_theta.errors import FormatError
 
+EVERYTHING = -1
 MAX_DIMENSIONS = 64
 MAX_LENGTH = 2**63 - 1
 
@@ -220,6 +221,53 @@ class Relayout(Protocol):
     def relayout(
         self, file: RangeReader, layout: Layout, tensors: Sequence[TensorSpec]
     ) -> Relaid: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """A skeleton made of several: a new one, or that of one model with patches.
+
+    `relaid` is the new one. Without it, the skeleton of the model `frame` holds the same tensors
+    in the same order, and `patches` are offsets in that model's file with the bytes to be written
+    there, outside of its tensors. `notes` are for the user.
+    """
+
+    relaid: Relaid | None = None
+    frame: int = 0
+    patches: Mapping[int, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Reconciling(Protocol):
+    """A format that can merge what stands around the tensors: metadata, names, scalars."""
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],
+    ) -> Reconciled:
+        """Write one skeleton from those of an ancestor and several models, for these tensors.
+
+        Raises:
+            FormatError: they differ in what cannot be merged.
+        """
+        ...
+
+
+class Checking(Protocol):
+    """A format that repeats something computed from the segments' bytes, such as checksums."""
+
+    def checks(
+        self, file: RangeReader, layout: Layout
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Where that stands: segment -> (offset, size) of each place, in the same order always.
+
+        A merge copies these bytes with a segment that it takes from another version of the file,
+        so that it need not read the segment. Under `EVERYTHING` stands what no reader checks and
+        every writer makes anew: a difference there is no change.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

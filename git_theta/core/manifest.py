@@ -98,7 +98,8 @@ class Tensor(NamedTuple):
 class Manifest:
     """Everything needed to rebuild one file.
 
-    `size` and `digest` are of the whole file. `plugins` maps entry points that other packages
+    `size` and `digest` are of the whole file; the digest is empty for a file that was merged from
+    parts, of which nobody has read the whole. `plugins` maps entry points that other packages
     provide to "distribution version". `bases` are chunks needed to rebuild that belong to no
     tensor of this version. `objects` maps each needed object's sha256 to its size in bytes.
     """
@@ -150,7 +151,7 @@ def dump(manifest: Manifest) -> bytes:
         ("format", manifest.format),
         ("plugins", dict(sorted(manifest.plugins.items()))),
         ("size", manifest.size),
-        ("digest", manifest.digest),
+        ("digest", manifest.digest or None),
         ("skeleton", _segment_out(manifest.skeleton, None)),
     ]
     if manifest.recipe is not None:
@@ -286,7 +287,7 @@ class _Reader:
         found = Manifest(
             format=_name(raw["format"]),
             size=_natural(raw["size"]),
-            digest=_digest(raw["digest"]),
+            digest="" if raw["digest"] is None else _digest(raw["digest"]),
             skeleton=skeleton,
             tensors=tensors,
             segments=segments,

@@ -164,6 +164,14 @@ def _total(data: Bytes, dtype: str) -> Summary:
     )
 
 
+def floats(data: Bytes, dtype: str) -> Floats | None:
+    """Values as float32, for statistics; None for a dtype that has no numbers."""
+    known = DTYPES.get(dtype)
+    if known is None or (known.kind != COMPLEX and _numpy_type(dtype) is None):
+        return None
+    return _floats(data, dtype)
+
+
 def _pair(block: Bytes) -> Floats:
     """bf16 values, two to a word, as float32: the even ones in one row, the odd in another."""
     words = block.view("<u4")

@@ -25,7 +25,9 @@ class Needs:
     the first can be merged (it then has `survey` and `conclude`). `statistics` names side-cars
     that each model must have ("fisher", "gram"). `double` asks for float64 instead of float32.
     `ordered` says that the order of the models matters, `seeded` that it draws random numbers,
-    `every` that it must be given tensors that only one side changed as well.
+    `every` that it must be given tensors that only one side changed as well. `widens` asks for
+    whole tensors in the dtype in which they are stored: the strategy widens them itself, block by
+    block, which takes half the memory where they are stored in two bytes.
     """
 
     base: Literal["required", "optional", "unused"] = "unused"
@@ -36,6 +38,7 @@ class Needs:
     ordered: bool = False
     seeded: bool = False
     every: bool = False
+    widens: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class Versions:
     start: int = 0
     statistics: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
     gathered: Any = None
-    uniform: Callable[[int], Tensor] | None = None
+    uniform: Callable[[int, int, int], Tensor] | None = None
 
 
 class Strategy(Protocol):
@@ -72,7 +75,7 @@ class Strategy(Protocol):
     needs: ClassVar[Needs]
 
     def merge(self, versions: Versions) -> Tensor:
-        """The merged tensor (or slice), shaped like the inputs.
+        """The merged tensor (or slice), shaped like the inputs, in the compute dtype.
 
         Raises:
             MergeError: these tensors cannot be merged so; the message says why.
@@ -81,12 +84,24 @@ class Strategy(Protocol):
 
 
 class Surveying(Strategy, Protocol):
-    """A strategy that looks at every tensor before it merges the first."""
+    """A strategy that looks at every tensor before it merges the first, `rounds` times.
 
-    def survey(self, versions: Versions) -> Any:
-        """A small value from one whole tensor; called for each in order of name."""
+    `rounds` may depend on the parameters; with 0, `merge` finds None in `gathered`. In one round
+    the engine calls `survey` for every tensor that will be merged, in order of name, then
+    `conclude` once; what that returns is `gathered` in the next round and, after the last, in
+    `merge`.
+    """
+
+    @property
+    def rounds(self) -> int: ...
+
+    def survey(self, versions: Versions, so_far: Any) -> Any:
+        """What is known after one more whole tensor; `so_far` is None at the first of a round.
+
+        What it returns stays in memory, so it is small: sums and counts, not entries.
+        """
         ...
 
-    def conclude(self, surveys: Mapping[str, Any]) -> Any:
-        """What all surveys together say; every `merge` finds it in `gathered`."""
+    def conclude(self, so_far: Any) -> Any:
+        """What one round says; `so_far` is None where there was no tensor."""
         ...

@@ -99,7 +99,7 @@ class Machine:
         self.limit = len(data)
 
     def run(self) -> Any:
-        operations, limit, data = _OPERATIONS, self.limit, self.data
+        operations, limit, data = OPERATIONS, self.limit, self.data
         for _ in range(MAX_OPERATIONS):
             if self.pos >= limit:
                 raise PickleTruncatedError("the pickle has no end")
@@ -369,7 +369,7 @@ def _sized(width: int, convert: Callable[[bytes], Any]) -> Callable[[Machine], N
     return lambda m: m.stack.append(convert(m.take(m.number(width))))
 
 
-_OPERATIONS: dict[int, Callable[[Machine], None]] = {
+OPERATIONS: dict[int, Callable[[Machine], None]] = {
     # Plain values.
     ord("N"): _push(None),
     0x88: _push(True),

@@ -18,11 +18,13 @@ from git_theta.core.layout import (
     MAX_LENGTH,
     Layout,
     RangeReader,
+    Reconciled,
     Relaid,
     Segment,
     TensorSpec,
     TensorView,
 )
+from git_theta.core.threeway import classify
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
 
@@ -111,19 +113,32 @@ class SafetensorsFormat:
         """Write a header for other tensors, keeping the metadata of the file."""
         header, _ = self._read_header(file)
         kept = {METADATA: header[METADATA]} if METADATA in header else {}
-        ordered = sorted(tensors, key=lambda spec: (-_width(spec), spec.name))
-        skeleton, start = write_header(kept, ordered)
-        segments, views = [], []
-        for index, spec in enumerate(ordered):
-            size = _size_of(spec)
-            segments.append(Segment(offset=start, size=size, word=word(spec.dtype)))
-            views.append(
-                TensorView(name=spec.name, dtype=spec.dtype, shape=spec.shape, segment=index)
-            )
-            start += size
-        return Relaid(
-            skeleton=skeleton, layout=Layout(segments=tuple(segments), tensors=tuple(views))
-        )
+        return _relaid(kept, tensors)
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],
+    ) -> Reconciled:
+        """Write a header for other tensors, with the metadata of all versions merged by key."""
+        before = {} if base is None else self._metadata(base)
+        sides = [self._metadata(model) for model in models]
+        merged, notes = {}, []
+        for key in dict.fromkeys(key for side in (*sides, before) for key in side):
+            verdict = classify(before.get(key), [side.get(key) for side in sides])
+            if verdict.winner is None:
+                notes.append(f"the metadata {key!r} was changed on both sides: ours was kept")
+            value = sides[verdict.winner or 0].get(key)
+            if value is not None:
+                merged[key] = value
+        has_any = any(METADATA in self._read_header(model)[0] for model in models)
+        kept = {METADATA: merged} if merged or has_any else {}
+        return Reconciled(relaid=_relaid(kept, tensors), notes=tuple(notes))
+
+    def _metadata(self, file: RangeReader) -> dict[str, str]:
+        found: dict[str, str] = self._read_header(file)[0].get(METADATA, {})
+        return found
 
     def _read_header(self, file: RangeReader) -> tuple[dict[str, Any], int]:
         """Return the parsed header and the offset of the first byte after it."""
@@ -252,6 +267,18 @@ def _size_of(spec: TensorSpec) -> int:
     if size is None or not spec.name.isprintable() or spec.name == METADATA:
         raise FormatError(f"safetensors cannot hold {spec.name!r}, {spec.dtype} {spec.shape}")
     return size
+
+
+def _relaid(kept: dict[str, Any], tensors: Sequence[TensorSpec]) -> Relaid:
+    ordered = sorted(tensors, key=lambda spec: (-_width(spec), spec.name))
+    skeleton, start = write_header(kept, ordered)
+    segments, views = [], []
+    for index, spec in enumerate(ordered):
+        size = _size_of(spec)
+        segments.append(Segment(offset=start, size=size, word=word(spec.dtype)))
+        views.append(TensorView(name=spec.name, dtype=spec.dtype, shape=spec.shape, segment=index))
+        start += size
+    return Relaid(skeleton=skeleton, layout=Layout(segments=tuple(segments), tensors=tuple(views)))
 
 
 def write_header(kept: dict[str, Any], ordered: Sequence[TensorSpec]) -> tuple[bytes, int]:

@@ -7,13 +7,14 @@ and its bytes. Numbers are little-endian whatever the system says, because the w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from git_theta.core.layout import Layout, RangeReader, Segment
+from git_theta.core.layout import Layout, RangeReader, Reconciled, Segment, TensorSpec
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
+from git_theta.formats.pickle_merge import Program, merge_values
 from git_theta.formats.pickle_reader import Node, PickleTruncatedError
 from git_theta.formats.torch_objects import Storage, name_tensors, read_objects, storage_of, words
 
@@ -60,6 +61,26 @@ class TorchLegacyFormat:
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:  # noqa: ARG002
         """Patch nothing: the format has no checksums."""
         return {}
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],  # noqa: ARG002 - the caller checks that they fit
+    ) -> Reconciled:
+        """Merge the plain values; storages have new keys in every file, which is no change."""
+        before = None if base is None else _program(base)
+        frame, patches, notes = merge_values(before, [_program(model) for model in models])
+        return Reconciled(frame=frame, patches=patches, notes=notes)
+
+
+def _program(file: RangeReader) -> Program:
+    """The pickle of the objects, the fourth in the file."""
+    _, keys, _, end = _read_pickles(file)
+    head, at = file.read(0, end), 0
+    for _ in range(3):
+        _, at = read_objects(head, at, storage=lambda _: Node())
+    return Program(head, at, frozenset(keys))
 
 
 def _read_pickles(file: RangeReader) -> tuple[Any, list[str], dict[str, Storage], int]:

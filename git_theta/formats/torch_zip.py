@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from git_theta.core.layout import Layout, RangeReader, Segment, TensorView
+from git_theta.core.layout import (
+    EVERYTHING,
+    Layout,
+    RangeReader,
+    Reconciled,
+    Segment,
+    TensorSpec,
+    TensorView,
+)
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
+from git_theta.formats.pickle_merge import Program, merge_values
 from git_theta.formats.pickle_reader import Node
 from git_theta.formats.torch_objects import (
     Storage,
@@ -29,6 +38,7 @@ from git_theta.formats.zip_directory import STORED, Member, read_members, unpack
 MAX_PICKLE = 64 << 20
 _BLOCK = 1 << 20
 
+_NUMBER = "/.data/serialization_id"
 _STORAGE = re.compile(r"(?:data|constants)/[^/]+\Z")
 _FIRST = re.compile(
     rb"[^/]+/(?:data\.pkl|constants\.pkl|bytecode\.pkl|version|byteorder|\.format_version"
@@ -82,6 +92,61 @@ class TorchZipFormat:
                 raw = crc.to_bytes(4, "little")
                 patches.update((place, raw) for place in member.crc_at)
         return patches
+
+    def checks(
+        self, file: RangeReader, layout: Layout
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Where the CRC-32 of each storage stands, and the number that every writing changes."""
+        members = read_members(file)
+        placed = {member.data: member for member in members if member.size}
+        found = {
+            index: tuple((place, 4) for place in placed[segment.offset].crc_at)
+            for index, segment in enumerate(layout.segments)
+            if segment.size and segment.offset in placed
+        }
+        number = [m for m in members if m.name.endswith(_NUMBER) and m.method == STORED]
+        if number:
+            places = ((number[0].data, number[0].size), *((at, 4) for at in number[0].crc_at))
+            found[EVERYTHING] = places
+        return found
+
+    def reconcile(
+        self,
+        base: RangeReader | None,
+        models: Sequence[RangeReader],
+        tensors: Sequence[TensorSpec],  # noqa: ARG002 - the caller checks that they fit
+    ) -> Reconciled:
+        """Merge the plain values in the pickle; all else beside the tensors must be alike."""
+        files = [*models] if base is None else [base, *models]
+        programs = [_program(file) for file in files]
+        if any(other != programs[0][2] for _, _, other in programs):
+            raise FormatError("the archives hold different files beside the tensors")
+        merging = [program for program, _, _ in programs]
+        before = None if base is None else merging[0]
+        frame, patches, notes = merge_values(before, merging[-len(models) :])
+        member = programs[frame - len(models)][1]
+        data = bytearray(merging[frame - len(models)].data)
+        for at, raw in patches.items():
+            data[at : at + len(raw)] = raw
+        crc = zlib.crc32(data).to_bytes(4, "little")
+        moved = {member.data + at: raw for at, raw in patches.items()}
+        moved |= dict.fromkeys(member.crc_at, crc)
+        return Reconciled(frame=frame, patches=moved, notes=notes)
+
+
+def _program(file: RangeReader) -> tuple[Program, Member, dict[str, int]]:
+    """The pickle of an archive, its member, and the CRC-32 of all other files in it."""
+    members = _torch_members(file)
+    pickled = members.get("data.pkl")
+    if pickled is None or pickled.method != STORED:
+        raise FormatError("the archive has no pickle that can be rewritten")
+    others = {
+        name: member.crc
+        for name, member in members.items()
+        if name not in ("data.pkl", _NUMBER[1:]) and not _is_storage(name, member)
+    }
+    data = unpack(file, pickled, limit=MAX_PICKLE)
+    return Program(data, 0, ()), pickled, others
 
 
 def _torch_members(file: RangeReader) -> dict[str, Member]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 _WITH_VALUE = ("-c", "-C", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--config-env")
@@ -53,3 +54,28 @@ def may_delay() -> bool:
         for word in options
     )
     return not (command[0] in ("checkout", "switch", "restore") and merging)
+
+
+def favoured_side(configured: str = "") -> str:
+    """The side that `-X ours` or `-X theirs` of the calling Git command favours; empty: none.
+
+    Git does not tell a merge driver. `configured` is `branch.NAME.mergeOptions`, which Git puts
+    before the options of `git merge` itself; as there, the last one counts.
+    """
+    words = [*git_command()]
+    if words[:1] == ["merge"] and configured:
+        words[1:1] = configured.split()
+    side = ""
+    for option, following in pairwise([*words, ""]):
+        value = ""
+        if option in ("-X", "--strategy-option"):
+            value = following
+        elif option.startswith("--strategy-option="):
+            value = option.partition("=")[2]
+        elif option.startswith("-X"):
+            value = option[2:]
+        if value in ("ours", "theirs"):
+            side = value
+        if option == "--":
+            break
+    return side

@@ -34,6 +34,6 @@ class DeltaUpdate:
     def decode(
         self, header: Header, frames: Iterator[memoryview], base: Bytes | None, out: Bytes
     ) -> None:
-        if base is None or header.block != BLOCK:
-            raise CorruptError("a stored delta lacks its base, or has blocks of a foreign size")
+        if base is None or header.block != BLOCK or header.extra:
+            raise CorruptError("a stored delta lacks its base, or has parameters not known here")
         residual.decode({}, frames, base, out, header.word)

@@ -8,6 +8,7 @@ operations can change a bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,9 @@ from git_theta.updates import residual
 
 _SUM_BITS = 53
 _FAR = 400
+_TRIED = 64
+_LEAST_BITS = 4
+_UNSEEN = 0.5
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
@@ -63,6 +67,16 @@ def quantised(lines: Doubles, bits: int) -> Thin:
     whole = np.rint(np.ldexp(lines, -exponents.astype(np.int32)[:, np.newaxis]))
     most = (1 << bits) - 1
     return Thin(np.clip(whole, -most, most).astype(np.int32), exponents)
+
+
+def enough_bits(left: Doubles, right: Doubles, noise: float) -> int:
+    """The fewest bits whose rounding is lost in an error of the product that is there anyway."""
+    most = most_bits(left.shape[1])
+    few = left[:: max(1, len(left) // _TRIED)], right[:, :: max(1, right.shape[1] // _TRIED)]
+    rounded = [quantised(lines, most - 2).values() for lines in (few[0], few[1].T)]
+    error = float(np.sqrt(np.mean((few[0] @ few[1] - rounded[0] @ rounded[1].T) ** 2)))
+    spare = math.floor(math.log2(max(noise * _UNSEEN / max(error, 1e-300), 1e-9)))
+    return min(max(most - 2 - spare, _LEAST_BITS), most)
 
 
 def read(frames: Iterator[memoryview], lines: int, rank: int) -> Thin:

@@ -72,6 +72,7 @@ class Ia3Update:
     ) -> None:
         if base is None or len(base) != len(out) or header.block != BLOCK:
             raise CorruptError("a stored ia3 update lacks its base")
+        residual.refuse_unknown(header.extra, "tcsa")
         model = _Model.read(header.extra, frames, len(out))
         model.predict(base, out)
         residual.decode(header.extra, frames, out, out, model.kind.word)

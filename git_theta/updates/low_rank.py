@@ -14,14 +14,16 @@ from git_theta.core.payload import Header
 from git_theta.core.planes import BLOCK, WORDS, Grain
 from git_theta.errors import CorruptError
 from git_theta.updates import factors, recovery, residual, rounding
-from git_theta.updates.factors import Doubles, Thin
+from git_theta.updates.factors import Thin
+from git_theta.updates.library import one_thread
 from git_theta.updates.matrix import Matrix, matrix_of, read_matrix
 from git_theta.updates.recovery import Change
 from git_theta.updates.rounding import Float
 
 Factor = npt.NDArray[np.floating[Any]]
 
-# Bits of an integer by bits of the dtype's mantissa.
+# The bits of known factors by the bits of the dtype's mantissa; they depend on nothing else but
+# the rank, so that chunks of one tensor agree.
 _BITS = {52: 25, 23: 24, 10: 22, 7: 20}
 
 
@@ -31,20 +33,27 @@ class LowRankUpdate:
     name: ClassVar[str] = "low-rank"
     needs_base: ClassVar[bool] = True
 
+    @one_thread()
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
-        promise = change and recovery.probe(change)
+        promise = None if change is None else recovery.probe(change)
         return None if promise is None else promise.size
 
+    @one_thread()
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         change = _change(new, base)
         promise = None if change is None else recovery.probe(change)
-        found = promise and recovery.recover(change, promise.rank)
-        if not found:
+        if change is None or base is None or promise is None:
             return None
-        left = recovery.completed(change, *found)
-        return _encode(new, base, _Model.rounded(change.matrix, change.kind, left, found[1]))
+        found = recovery.recover(change, promise.rank)
+        if found is None:
+            return None
+        left = recovery.completed(change, found)
+        bits = factors.enough_bits(left, found.right, found.noise)
+        thin = factors.quantised(left, bits), factors.quantised(found.right.T, bits)
+        return _encode(new, base, _Model(change.matrix, change.kind, *thin))
 
+    @one_thread()
     def encode_with(self, new: Slice, base: Bytes, left: Factor, right: Factor) -> Encoded | None:
         """Encode with known factors: the change is about `left @ right`.
 
@@ -57,6 +66,7 @@ class LowRankUpdate:
             return None
         return _encode(new, base, model)
 
+    @one_thread()
     def apply(self, base: Slice, left: Factor, right: Factor) -> Bytes | None:
         """The chunk that `encode_with` stores for these factors with nothing left over.
 
@@ -70,11 +80,13 @@ class LowRankUpdate:
         model.predict(base.data, out)
         return out
 
+    @one_thread()
     def decode(
         self, header: Header, frames: Iterator[memoryview], base: Bytes | None, out: Bytes
     ) -> None:
         if base is None or len(base) != len(out) or header.block != BLOCK:
             raise CorruptError("a stored low-rank update lacks its base")
+        residual.refuse_unknown(header.extra, "tcsr")
         model = _Model.read(header.extra, frames, len(out))
         model.predict(base, out)
         residual.decode(header.extra, frames, out, out, model.kind.word)
@@ -88,12 +100,6 @@ class _Model:
     kind: Float
     left: Thin
     right: Thin
-
-    @classmethod
-    def rounded(cls, matrix: Matrix, kind: Float, left: Doubles, right: Doubles) -> _Model:
-        """Factors in integers. How many bits these have depends on nothing but dtype and rank."""
-        bits = min(_BITS[kind.mantissa], factors.most_bits(left.shape[1]))
-        return cls(matrix, kind, factors.quantised(left, bits), factors.quantised(right.T, bits))
 
     @classmethod
     def read(cls, extra: Mapping[str, Any], frames: Iterator[memoryview], size: int) -> _Model:
@@ -141,7 +147,9 @@ def _known(like: Slice, left: Factor, right: Factor) -> _Model | None:
         return None
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return None
-    return _Model.rounded(matrix, kind, left.astype(np.float64), right.astype(np.float64))
+    bits = min(_BITS[kind.mantissa], factors.most_bits(left.shape[1]))
+    lines = left.astype(np.float64), right.T.astype(np.float64)
+    return _Model(matrix, kind, *(factors.quantised(part, bits) for part in lines))
 
 
 def _encode(new: Slice, base: Bytes, model: _Model) -> Encoded:

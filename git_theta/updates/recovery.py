@@ -22,7 +22,7 @@ from git_theta.updates.rounding import Float
 _LEAST_LINES = 24
 _HELD_OUT = 32
 _SPARE_RANKS = 8
-_FACTOR_BITS = 24
+_MORE_BITS, _MOST_BITS = 3, 25
 _SMALL, _LARGE = 120, 160
 _NOTHING = 1e-14
 _WORTH = 0.9
@@ -121,22 +121,23 @@ def probe(change: Change) -> Promise | None:
     found, held = change.values(at), at[side:, side:].ravel()
     left, sizes, right = np.linalg.svd(found[:side, :side])
     steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
-    rank, near = _best_rank(found[side:, side:], steps, sizes, change.matrix)
+    rank, near = _best_rank(found[side:, side:], steps, sizes, change)
     if not rank:
         return None
     bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
     if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
         return None
-    return Promise(rank, change.matrix.count * bits / 8 + _price(change.matrix, rank) / 8)
+    return Promise(rank, change.matrix.count * bits / 8 + _price(change, rank) / 8)
 
 
-def _price(matrix: Matrix, rank: int) -> float:
+def _price(change: Change, rank: int) -> float:
     """About how many bits the factors of a rank take."""
-    return float(rank * (matrix.rows + matrix.columns) * _FACTOR_BITS)
+    bits = min(change.kind.mantissa + _MORE_BITS, _MOST_BITS)
+    return float(rank * (change.matrix.rows + change.matrix.columns) * bits)
 
 
 def _best_rank(
-    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, matrix: Matrix
+    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, change: Change
 ) -> tuple[int, Doubles]:
     """The rank that saves most, counting what its factors take, and what it foretells."""
     energy, rest = float(np.vdot(target, target)), target.copy()
@@ -146,14 +147,23 @@ def _best_rank(
         if not size > _NOTHING * sizes[0]:
             break
         rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
-        left = max(float(np.vdot(rest, rest)), _NOTHING**2 * energy)
-        gain = 0.5 * matrix.count * math.log2(energy / left) - _price(matrix, tried)
+        left = max(float(np.vdot(rest, rest)), _NOTHING * energy)
+        gain = 0.5 * change.matrix.count * math.log2(energy / left) - _price(change, tried)
         if gain > saved:
             best, rank, saved = target - rest, tried, gain
     return rank, best
 
 
-def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The factors of the whole rows of a change, and the error that noise left in their product."""
+
+    left: Doubles
+    right: Doubles
+    noise: float
+
+
+def recover(change: Change, rank: int) -> Found | None:
     """The factors of a change, of about a rank, by a randomised decomposition in float64."""
     width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
     start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
@@ -163,25 +173,28 @@ def recover(change: Change, rank: int) -> tuple[Doubles, Doubles] | None:
         basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)
-    keep = _worthy(sizes, energy, change.matrix)
+    keep = _worthy(sizes, energy, change)
     if not keep:
         return None
-    root = np.sqrt(sizes[:keep])
-    return (basis @ left[:keep].T) * root, (right[:, :keep] * root).T
+    root, matrix = np.sqrt(sizes[:keep]), change.matrix
+    rest = max(energy - float(np.sum(sizes[:keep] ** 2)), _NOTHING * energy)
+    noise = rest * keep * (1 / change.rows + 1 / matrix.columns) / (change.rows * matrix.columns)
+    return Found((basis @ left[:keep].T) * root, (right[:, :keep] * root).T, math.sqrt(noise))
 
 
-def _worthy(sizes: Doubles, energy: float, matrix: Matrix) -> int:
+def _worthy(sizes: Doubles, energy: float, change: Change) -> int:
     """The number of ranks with which factors and differences together are smallest."""
-    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING**2 * energy)
+    rest = np.maximum(energy - np.cumsum(sizes**2), _NOTHING * energy)
     ranks = np.arange(1, len(sizes) + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gains = 0.5 * matrix.count * np.log2(energy / rest) - _price(matrix, 1) * ranks
+        gains = 0.5 * change.matrix.count * np.log2(energy / rest) - _price(change, 1) * ranks
     best = int(np.argmax(gains))
     return best + 1 if gains[best] > 0 else 0
 
 
-def completed(change: Change, left: Doubles, right: Doubles) -> Doubles:
+def completed(change: Change, found: Found) -> Doubles:
     """The left factor with lines for the rows that the chunk holds in part."""
+    left, right = found.left, found.right
     matrix, whole = change.matrix, change.matrix.whole
     full = np.zeros((matrix.rows, left.shape[1]))
     full[whole.start : whole.stop] = left

@@ -29,7 +29,8 @@ _GAPS_BELOW = 0.12
 _GAPS_AT_MOST = 0.25
 _SPARSE_BELOW = 0.9
 _TILE = 64 << 10
-_ENOUGH = 256
+_LEAST = 16
+_FEW = 256
 _NEARLY_NOTHING = 1 / 256
 
 Extra = dict[str, Any]
@@ -127,18 +128,13 @@ class Sample:
         """About how many bytes the changed words and their places take; None for too many."""
         if self.density > _SPARSE_BELOW:
             return None
-        word = self.folded.dtype.itemsize
-        count = self.density * self.total
-        if len(self.changed) < _ENOUGH:
-            return count * (word + 2) + 16 + self.total * word * 1e-5
+        if not len(self.changed):
+            return _LEAST + self.total * 1e-5
         values = sum(planes.plane_sizes(self.folded[self.changed])) / len(self.changed)
-        return count * (values + self._place())
-
-    def _place(self) -> float:
-        """About how many bytes the place of one changed word takes."""
-        gaps = _gaps(self.changed, -1)
-        coded = sum(planes.plane_sizes(gaps)) / len(gaps)
-        return min(_entropy(self.density) / self.density / 8, coded)
+        places = sum(planes.plane_sizes(_gaps(self.changed, -1))) / len(self.changed)
+        if len(self.folded) < self.total:
+            places = min(places, _entropy(self.density) / self.density / 8)
+        return self.density * self.total * (values + places)
 
 
 def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:
@@ -182,7 +178,7 @@ def _encode_gaps(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[b
         found = np.flatnonzero(changed)
         places.append(found + start)
         count += len(found)
-        if count > _GAPS_AT_MOST * len(words) and count > _ENOUGH:
+        if count > _GAPS_AT_MOST * len(words) and count > _FEW:
             return None
     frames: list[bytes] = []
     at, before = np.concatenate(places), -1
@@ -207,10 +203,10 @@ def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
     frames: list[bytes] = []
     for start in range(0, len(words), BLOCK):
         part, other = words[start : start + BLOCK], others[start : start + BLOCK]
-        changed = _changed(part, other)
+        folded = fold(part, other, _scratch.folded[: part.nbytes].view(part.dtype))
+        changed = np.not_equal(folded, 0, out=_scratch.changed[: len(part)])
         frames.append(bytes(squeeze(np.packbits(changed).data, _scratch.compressor)))
-        values = part[changed]
-        frames += planes.encode_words(fold(values, other[changed], values))
+        frames += planes.encode_words(folded[np.flatnonzero(changed)])
     return frames + _tail(new, word)
 
 
@@ -221,6 +217,17 @@ def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
 def _tail(new: Bytes, word: int) -> list[bytes]:
     rest = len(new) % word
     return [new[-rest:].tobytes()] if rest else []
+
+
+def refuse_unknown(extra: Mapping[str, Any], known: str = "") -> None:
+    """Refuse a header that says more than one-letter keys known here, as a later release might.
+
+    Raises:
+        CorruptError: it does.
+    """
+    more = set(map(str, extra)) - set(known) - {"m", "n"}
+    if more:
+        raise CorruptError(f"a stored record has parameters not known here: {', '.join(more)}")
 
 
 def decode(
@@ -234,15 +241,15 @@ def decode(
     if word not in WORDS or len(reference) != len(out):
         raise CorruptError("a stored record does not fit its base")
     mode = extra.get("m", PLANES)
+    words, others = whole_words(out, word), whole_words(reference, word)
     if mode == PLANES:
-        _decode_planes(frames, whole_words(reference, word), whole_words(out, word))
-    elif mode in (GAPS, BITMAP):
+        _decode_planes(frames, others, words)
+    elif mode == BITMAP:
+        _decode_bitmap(frames, others, words)
+    elif mode == GAPS:
         if out is not reference:
             np.copyto(out, reference)
-        if mode == GAPS:
-            _decode_gaps(frames, whole_words(out, word), extra.get("n"))
-        else:
-            _decode_bitmap(frames, whole_words(out, word))
+        _decode_gaps(frames, words, extra.get("n"))
     else:
         raise CorruptError(f"a stored record has differences of an unknown kind: {mode!r}")
     rest = len(out) % word
@@ -273,24 +280,28 @@ def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> Non
         before = int(places[-1])
         if before >= len(out):
             raise CorruptError("a stored record changes words beyond its end")
-        _patch(frames, out, places)
+        values = out[places]
+        unfold(_values(frames, size, out.dtype), values, values)
+        out[places] = values
 
 
-def _decode_bitmap(frames: Iterator[memoryview], out: Words) -> None:
+def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
     for start in range(0, len(out), BLOCK):
         part = out[start : start + BLOCK]
         packed = expand(_next(frames), -(-len(part) // 8), _scratch.decompressor)
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(part))
-        _patch(frames, part, np.flatnonzero(bits))
+        places = np.flatnonzero(bits.view(np.bool_))
+        folded = _scratch.folded[: part.nbytes].view(part.dtype)
+        folded.fill(0)
+        folded[places] = _values(frames, len(places), part.dtype)
+        unfold(folded, reference[start : start + BLOCK], part)
 
 
-def _patch(frames: Iterator[memoryview], out: Words, places: Places) -> None:
-    """Add the next differences to the words at some places."""
-    folded = np.empty(len(places), out.dtype)
+def _values(frames: Iterator[memoryview], count: int, dtype: np.dtype[Any]) -> Words:
+    """The next folded differences."""
+    folded = np.empty(count, dtype)
     planes.decode_words(frames, folded)
-    values = out[places]
-    unfold(folded, values, values)
-    out[places] = values
+    return folded
 
 
 def _next(frames: Iterator[memoryview]) -> memoryview:

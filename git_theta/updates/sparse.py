@@ -38,4 +38,5 @@ class SparseUpdate:
     ) -> None:
         if base is None or header.block != BLOCK or "m" not in header.extra:
             raise CorruptError("a stored sparse update lacks its base or its places")
+        residual.refuse_unknown(header.extra)
         residual.decode(header.extra, frames, base, out, header.word)

@@ -323,7 +323,8 @@ def test_chains_have_at_most_eight_links_and_twice_the_bytes(keeper: Keeper):
         assert sum(link.at.size for link in chain) <= 2 * chain[-1].at.size
         lengths.append(len(chain))
         values = tuned(values, seed=step)
-    assert set(lengths) == {1, 2}
+    assert max(lengths) <= 3
+    assert 1 in lengths[1:], "it was stored whole again"
 
 
 def test_a_longer_chain_is_refused(keeper: Keeper):

@@ -13,6 +13,7 @@ from git_theta.core.checkpoint import Plugins, rebuild
 from git_theta.core.manifest import Place, dump, parse
 
 DATA = Path(__file__).parents[1] / "data" / "v1"
+NAMES = ("model.safetensors", "opaque.bin", "updates.safetensors")
 PLUGINS = Plugins(
     updates=lambda name: registry.load("updates", name),
     formats=lambda name: registry.load("formats", name),
@@ -23,14 +24,14 @@ def read(place: Place) -> bytes:
     return (DATA / "objects" / place.oid).read_bytes()[place.offset :][: place.size]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "opaque.bin"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_file_is_restored(name: str):
     manifest = parse((DATA / f"{name}.manifest").read_bytes())
     restored = b"".join(bytes(piece) for piece in rebuild(manifest, read, PLUGINS))
     assert restored == (DATA / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "opaque.bin"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_manifest_has_one_spelling(name: str):
     text = (DATA / f"{name}.manifest").read_bytes()
     assert dump(parse(text)) == text

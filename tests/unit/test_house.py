@@ -23,10 +23,11 @@ LAYERS = {
     "updates": 3,
     "merges": 3,
     "repo": 3,
+    "stats": 3,
     "commands": 4,
     "cli": 5,
 }
-SIBLINGS = ("formats", "updates", "merges", "repo")
+SIBLINGS = ("formats", "updates", "merges", "repo", "stats")
 HEAVY = ("click", "git", "json", "msgpack", "numpy", "rich", "sqlite3", "torch", "zstandard")
 
 

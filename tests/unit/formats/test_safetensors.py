@@ -125,9 +125,9 @@ def test_a_stream_cannot_be_checked_for_truncation() -> None:
 
 def test_a_hundred_thousand_tensors() -> None:
     data = tensors_file({f"model.layers.{n}.weight": ("F32", [2, 2]) for n in range(100_000)})
-    start = time.perf_counter()
+    start = time.process_time()
     layout = locate(data)
-    assert time.perf_counter() - start < 1.5 * 2  # the machine may be busy with other tests
+    assert time.process_time() - start < 1.5 * 2  # the machine may be busy with other tests
     assert len(layout.tensors) == 100_000
 
 

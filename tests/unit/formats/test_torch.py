@@ -384,9 +384,9 @@ def test_thirty_thousand_tensors() -> None:
         archive.writestr("m/data.pkl", many_tensors(30_000))
         for number in range(30_000):
             archive.writestr(f"m/data/{number}", b"1234")
-    start = time.perf_counter()
+    start = time.process_time()
     layout: Layout = ZIP.locate(BytesReader(out.getvalue()))
-    assert time.perf_counter() - start < 6
+    assert time.process_time() - start < 6
     assert len(layout.tensors) == len(layout.segments) == 30_000
 
 

@@ -1,13 +1,4 @@
-"""Contract tests for authors of plug-ins: subclass a contract, and pytest runs the laws.
-
-    class TestMyFormat(FormatContract):
-        format = MyFormat()
-
-        def files(self):
-            return [Path("small.mine").read_bytes()]
-
-Needs pytest and hypothesis; nothing else in git-theta imports this module.
-"""
+"""The laws of formats."""
 
 from __future__ import annotations
 
@@ -30,7 +21,7 @@ from git_theta.core.layout import (
 )
 from git_theta.errors import CorruptError, FormatError
 
-_LAW = settings(
+LAW = settings(
     deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
@@ -126,16 +117,16 @@ class FormatContract:
             assert self.format.locate(reader) == layout
             assert not self.format.refresh(reader, layout)
 
-    @_LAW
+    @LAW
     @given(data=st.data())
     def test_a_truncated_file_raises_nothing_but_format_errors(self, data: st.DataObject) -> None:
         file = data.draw(st.sampled_from(self.files()), "file")
         self._survive(file[: data.draw(st.integers(0, max(0, len(file) - 1)), "size")])
 
-    @_LAW
+    @LAW
     @given(data=st.data())
     def test_a_damaged_file_raises_nothing_but_format_errors(self, data: st.DataObject) -> None:
-        self._survive(_damaged(data, data.draw(st.sampled_from(self.files()), "file")))
+        self._survive(damaged(data, data.draw(st.sampled_from(self.files()), "file")))
 
     def _survive(self, data: bytes) -> None:
         """Locate in bytes that may be anything: a sound layout or a `FormatError`."""
@@ -212,18 +203,18 @@ class SplitFormatContract:
                 with pytest.raises(CorruptError):
                     b"".join(self.format.join(skeleton, iter(less)))
 
-    @_LAW
+    @LAW
     @given(data=st.data())
     def test_a_truncated_file_is_refused_or_kept_exactly(self, data: st.DataObject) -> None:
         file = data.draw(st.sampled_from(self.files()), "file")
         self._survive(file[: data.draw(st.integers(0, max(0, len(file) - 1)), "size")])
 
-    @_LAW
+    @LAW
     @given(data=st.data())
     def test_a_damaged_file_is_refused_or_kept_exactly(self, data: st.DataObject) -> None:
-        self._survive(_damaged(data, data.draw(st.sampled_from(self.files()), "file")))
+        self._survive(damaged(data, data.draw(st.sampled_from(self.files()), "file")))
 
-    @_LAW
+    @LAW
     @given(data=st.data())
     def test_a_damaged_skeleton_raises_nothing_but_corrupt_errors(
         self, data: st.DataObject
@@ -232,7 +223,7 @@ class SplitFormatContract:
         skeleton, tensors = self.format.split(BytesReader(file))
         with contextlib.suppress(CorruptError):
             size = 0
-            for piece in self.format.join(_damaged(data, skeleton), iter(tensors)):
+            for piece in self.format.join(damaged(data, skeleton), iter(tensors)):
                 size += len(piece)
                 if size > len(file):
                     break  # as a checkout does
@@ -272,7 +263,7 @@ def _check_tensors(tensors: Sequence[SplitTensor]) -> None:
         assert nbytes(tensor.dtype, tensor.shape) == len(tensor.data)
 
 
-def _damaged(data: st.DataObject, file: bytes) -> bytes:
+def damaged(data: st.DataObject, file: bytes) -> bytes:
     """A file with a few bytes that are others."""
     changed = bytearray(file)
     places = st.integers(0, len(file) - 1)

@@ -1,0 +1,337 @@
+"""A planned merge carried out: tensors read, merged and stored, and the file around them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from git_theta import __version__
+from git_theta.commands.keeping import Keeper
+from git_theta.commands.reading import Source
+from git_theta.commands.session import Session
+from git_theta.commands.sides import Outcome, Side
+from git_theta.commands.storing import plugins_needed
+from git_theta.core import pending as new
+from git_theta.core import skeleton as skeletons
+from git_theta.core.assembly import Assembled, Version, assemble
+from git_theta.core.chain import digest_of
+from git_theta.core.checkpoint import proofs
+from git_theta.core.clean import Tools
+from git_theta.core.compact import places, with_objects
+from git_theta.core.dtypes import nbytes
+from git_theta.core.identity import identity
+from git_theta.core.manifest import CHUNK, Manifest, Segment, Tensor, dump
+from git_theta.core.merging import Step, segments_read
+from git_theta.core.pending import Fresh, Pending, store_bytes
+from git_theta.core.recipe import Input, Instructions, Recipe
+from git_theta.errors import MergeError
+from git_theta.repo.collect import blob_id
+from git_theta.repo.journal import Journal
+from git_theta.repo.objects import PackWriter, Spot
+
+if TYPE_CHECKING:
+    from git_theta.commands.computing import Context, Task
+
+
+class Merger:
+    """Carries out a plan that has no conflicts."""
+
+    def __init__(
+        self,
+        session: Session,
+        base: Side | None,
+        models: Sequence[Side],
+        instructions: Instructions,
+        outcome: Outcome,
+    ) -> None:
+        self.session, self.instructions, self.outcome = session, instructions, outcome
+        self.base, self.models = base, models
+        sides = [*models, *([base] if base else [])]
+        manifests = [side.manifest for side in sides]
+        manifests += [m for side in sides for m in side.statistics.values()]
+        self.source = Source(session, manifests)
+        self.keeper = Keeper(session, models, self.source)
+        self.recipe = self._recipe()
+        self.journal = Journal(session.repo.common_dir, digest_of(self.recipe.dump()))
+        self.results: dict[str, Segment] = {}
+        self.pending: dict[str, Pending[Spot]] = {}
+        self.whole: list[str] = []
+        self.written_down: list[str] = []
+        self.data: PackWriter | None = None
+        self.summaries: PackWriter | None = None
+        self.packs = 0
+
+    def run(self) -> None:
+        """Fetch, merge, store; fill in the outcome."""
+        outcome, session = self.outcome, self.session
+        self.source.fetch(self._needed())
+        announce = session.catalog.announce
+        with (
+            PackWriter(session.store, announce=announce) as data,
+            PackWriter(session.store, announce=announce) as summaries,
+        ):
+            self.data, self.summaries = data, summaries
+            tools = self.keeper.tools(data, summaries)
+            try:
+                self._compute(tools)
+            finally:  # whatever ends it, what was merged is not merged again
+                data.finish()
+                summaries.finish()
+                self._note_down(ended=True)
+            self.results |= {name: self.pending[name].segment() for name in self.written_down}
+            if outcome.conflicts:
+                return
+            assembled = self._assemble()
+            skeleton = self._store(tools, skeletons.pack(assembled.skeleton))
+            recipe = self._store(tools, self.recipe.dump())
+            data.finish()
+            summaries.finish()
+            written = dict(data.finished + summaries.finished)
+            outcome.recipe = self.recipe
+            self._conclude(assembled, skeleton.segment(), recipe.segment(), written)
+        self.journal.remove(session.settings.grace)
+
+    def _needed(self) -> list[Segment]:
+        read = [segment for step in self.outcome.steps for segment in segments_read(step)]
+        sides = [*self.models, *([self.base] if self.base else [])]
+        read += [side.manifest.skeleton for side in sides]
+        for side in sides:
+            for manifest in side.statistics.values():
+                read += [tensor.segment for tensor in manifest.tensors.values()]
+        return read
+
+    def _note_down(self, *, ended: bool) -> None:
+        """Write down the tensors that lie in finished packs.
+
+        Those that are written down before the end have no summaries: their pack is still open.
+        """
+        if self.data is None or self.summaries is None:
+            return
+        if not ended and len(self.data.finished) == self.packs:
+            return
+        self.packs = len(self.data.finished)
+        self.source.add([], dict(self.data.finished + self.summaries.finished))
+        for name in list(self.whole):
+            try:
+                segment = self.pending[name].segment(summaries=ended)
+            except IndexError:  # its pack is not finished, nor are those of later ones
+                return
+            self.source.add(segment.chunks, {})
+            self.journal.add(name, segment, self.source.sizes_of(segment))
+            if ended:
+                self.results[name] = segment
+            else:
+                self.whole.remove(name)
+                self.written_down.append(name)
+
+    # --- computing -------------------------------------------------------------------------------
+
+    def _compute(self, tools: Tools[Spot]) -> None:
+        steps = [step for step in self.outcome.steps if step.action == "merge"]
+        counters = [step for step in self.outcome.steps if step.action == "largest"]
+        if counters or steps:
+            self.session.ensure_hooks(storing=True)
+        if counters:
+            self._settle_counters(counters)
+        if not steps:
+            return
+        steps = self._left(steps)
+        if not steps:
+            return
+        from git_theta.commands import computing, surveying
+
+        context = self._context()
+        gathered = surveying.survey(context, steps)
+        tasks = (
+            task
+            for step in steps
+            for task in computing.tasks(context, step, gathered.get(id(step.chosen)))
+        )
+        self._do(tasks, tools)
+        self.outcome.read = self.source.read
+
+    def _left(self, steps: list[Step]) -> list[Step]:
+        """The steps that an interrupted run of the same merge has not done."""
+        found, sizes = self.journal.load(self.session.store)
+        self.source.add([c for segment in found.values() for c in segment.chunks], sizes)
+        done = {step.unit.name for step in steps} & found.keys()
+        surveyed = any(_surveys(step) for step in steps)
+        if done and not (surveyed and len(done) < len(steps)):
+            self.outcome.notes.append(f"went on after {len(done)} tensors that were merged before")
+            self.results |= {name: found[name] for name in done}
+            return [step for step in steps if step.unit.name not in done]
+        return steps
+
+    def _context(self) -> Context:
+        from git_theta import compute
+        from git_theta.commands.computing import Context
+
+        compute.use_threads(1)
+        kinds = {kind for side in self.models for kind in side.statistics}
+        return Context(
+            source=self.source,
+            labels=tuple(side.label for side in self.models),
+            keys=tuple(identity(side.manifest) for side in self.models),
+            statistics={
+                kind: tuple(side.statistics.get(kind) for side in self.models) for kind in kinds
+            },
+            device=compute.check_device(self.instructions.device),
+            complain=self.outcome.notes.append,
+        )
+
+    def _settle_counters(self, steps: Sequence[Step]) -> None:
+        from git_theta.commands.counters import largest
+
+        for step in steps:
+            present = [tensor for tensor in step.unit.models if tensor is not None]
+            winner = largest(self.source, present)
+            place = self.outcome.steps.index(step)
+            self.outcome.steps[place] = replace(step, action="take", winner=winner)
+
+    def _do(self, tasks: Iterator[Task], tools: Tools[Spot]) -> None:
+        """Run tasks on several threads, as many at once as the memory allows; land in order."""
+        budget = self.session.settings.memory
+        waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
+        spent = 0
+        pool = ThreadPoolExecutor(tools.threads)
+        try:
+            for task in tasks:
+                while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
+                    spent -= self._land(waiting, tools)
+                spent += task.cost
+                waiting.append((task, pool.submit(_work, task, tools)))
+            while waiting:
+                self._land(waiting, tools)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _land(self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot]) -> int:
+        task, future = waiting.popleft()
+        name = task.step.unit.name
+        try:
+            made = future.result()
+        except MergeError as error:
+            if all(step.unit.name != name for step in self.outcome.conflicts):
+                failed = replace(task.step, action="conflict", reason=str(error))
+                self.outcome.conflicts.append(failed)
+            return task.cost
+        pending = self.pending.setdefault(name, Pending(tools))
+        for fresh in made:
+            pending.append(fresh)
+        if pending.size == nbytes(task.step.dtype, task.step.shape):
+            self.whole.append(name)
+            self._note_down(ended=False)
+        return task.cost
+
+    # --- the file --------------------------------------------------------------------------------
+
+    def _assemble(self) -> Assembled:
+        merged: dict[str, Tensor] = {}
+        for step in self.outcome.steps:
+            merged |= self._tensors(step)
+        plugin = self.session.plugins.formats(self.models[0].manifest.format)
+        base = self._version(self.base, plugin) if self.base else None
+        models = [self._version(side, plugin) for side in self.models]
+        assembled = assemble(plugin, base, models, merged, self.source.bytes_of)
+        self.outcome.notes += assembled.notes
+        return assembled
+
+    def _version(self, side: Side, plugin: Any) -> Version:
+        plain = self.source.whole(side.manifest.skeleton).tobytes()
+        return Version.of(side.manifest, plain, self.source.bytes_of, plugin)
+
+    def _tensors(self, step: Step) -> dict[str, Tensor]:
+        """What a step gives: tensors by name, none where they were deleted."""
+        names = step.unit.names
+        if step.action == "take":
+            side = self.base if step.winner < 0 else self.models[step.winner]
+            tensors = {} if side is None else side.manifest.tensors
+            return {name: tensors[name] for name in names if name in tensors}
+        like = (self.base or self.models[0]).manifest.tensors
+        if names[0] not in like:
+            like = self.models[0].manifest.tensors
+        segment = self.results[step.unit.name]
+        if len(names) == 1 and step.unit.models[0] is not None:
+            tensor = like[names[0]]
+            if tensor.segment.size == segment.size and tensor.shape == step.shape:
+                return {names[0]: tensor._replace(segment=segment)}
+            return {names[0]: Tensor(step.dtype, step.shape, segment)}
+        return {name: like[name]._replace(segment=segment) for name in names}
+
+    def _store(self, tools: Tools[Spot], plain: bytes) -> Pending[Spot]:
+        view = np.frombuffer(plain, np.uint8)
+        return store_bytes(tools, [view[i : i + CHUNK] for i in range(0, len(view), CHUNK)])
+
+    def _recipe(self) -> Recipe:
+        used = {
+            step.chosen.strategy.name: step.chosen.strategy.version
+            for step in self.outcome.steps
+            if step.chosen is not None
+        }
+        return Recipe(
+            instructions=self.instructions,
+            versions=used,
+            base=_input(self.base) if self.base else None,
+            models=tuple(map(_input, self.models)),
+            made_with={"git-theta": __version__},
+        )
+
+    def _conclude(
+        self, assembled: Assembled, skeleton: Segment, recipe: Segment, written: dict[str, int]
+    ) -> None:
+        manifest = Manifest(
+            format=self.models[0].manifest.format,
+            size=assembled.size,
+            digest="",
+            skeleton=skeleton,
+            tensors=assembled.tensors,
+            segments={segment.digest: segment for segment in assembled.shared},
+            recipe=recipe,
+        )
+        for side in self.models:
+            if side.text and identity(side.manifest) == identity(manifest):
+                self.outcome.text, self.outcome.manifest = side.text, side.manifest
+                return
+        manifest = self._complete(manifest, written)
+        text = dump(manifest)
+        session = self.session
+        fresh = proofs(manifest, lambda chunk: chunk.at.oid in written)
+        session.catalog.keep_proven([*self.keeper.proven, *fresh])
+        session.catalog.claim(manifest.objects, blob_id(session.repo, text))
+        self.outcome.stored = sum(written.values())
+        self.outcome.text, self.outcome.manifest = text, manifest
+
+    def _complete(self, manifest: Manifest, written: dict[str, int]) -> Manifest:
+        """Bases, plug-ins and the table of objects."""
+        manifest = replace(manifest, bases=self.source.bases(manifest.all_chunks()))
+        manifest = replace(manifest, plugins=plugins_needed(manifest))
+        self.source.add([], written)
+        sizes = {place.oid: self.source.size(place.oid) for place in places(manifest)}
+        return with_objects(manifest, sizes)
+
+
+def _surveys(step: Step) -> bool:
+    return step.chosen is not None and step.chosen.strategy.needs.scope == "model"
+
+
+def _work(task: Task, tools: Tools[Spot]) -> list[Fresh]:
+    step, made, at = task.step, [], task.start
+    size = nbytes(step.dtype, step.shape) or 0
+    tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
+    for plain in task.work():
+        made.append(new.encode(tools, tensor, plain, at))
+        at += len(plain)
+    return made
+
+
+def _input(side: Side) -> Input:
+    return Input(
+        label=side.label,
+        identity=identity(side.manifest),
+        statistics={kind: identity(m) for kind, m in sorted(side.statistics.items())},
+    )

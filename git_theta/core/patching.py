@@ -1,0 +1,101 @@
+"""What has to be written into an old version of a file to make a new one of it.
+
+Two versions of a checkpoint mostly have the same bytes at the same places. Their manifests say
+which, so only the rest is decoded and written. Whether the old file really was what its manifest
+says is not known here: whoever patches it has to check the digest of the whole file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from git_theta.core import skeleton as skeletons
+from git_theta.core.chain import Bytes, Read, decode_chunk
+from git_theta.core.checkpoint import Part, Plugins, by_digest, file_parts, read_segment
+from git_theta.core.manifest import Chunk, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes of the new file, and the offset at which they lie."""
+
+    offset: int
+    data: memoryview
+
+
+def patches(
+    old: Manifest, new: Manifest, read: Read, plugins: Plugins, *, threads: int = 2
+) -> Iterator[Patch] | None:
+    """The patches in file order, each valid until the next; None where a file is no such thing.
+
+    Cutting or lengthening the file to its new size is left to the caller.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        MissingError: an object is not here.
+    """
+    before, after = _laid_out(old, read, plugins), _laid_out(new, read, plugins)
+    if before is None or after is None:
+        return None
+    there = {(at, part.size): _content(part) for at, part in before}
+    changed = [(at, part) for at, part in after if there.get((at, part.size)) != _content(part)]
+    return _decoded(changed, new, read, plugins, threads)
+
+
+def changed_bytes(old: Manifest, new: Manifest) -> int:
+    """About how many bytes of the new file the old one does not have, from the manifests alone."""
+    there = {chunk.digest for chunk in old.all_chunks()}
+    chunks = (chunk for segment in new.all_segments() for chunk in segment.chunks)
+    return sum(chunk.size for chunk in chunks if chunk.digest not in there)
+
+
+def _laid_out(manifest: Manifest, read: Read, plugins: Plugins) -> list[tuple[int, Part]] | None:
+    plain = read_segment(manifest.skeleton, manifest, read, plugins.updates)
+    skeleton = skeletons.unpack(plain)
+    if skeleton.runs is None:
+        return None
+    segments = skeletons.ordered_segments(manifest, skeleton.order)
+    found, at = [], 0
+    for part in file_parts(skeleton, segments):
+        found.append((at, part))
+        at += part.size
+    return found
+
+
+def _content(part: Part) -> object:
+    return part.chunk.digest if part.chunk is not None else bytes(part.data or b"")
+
+
+def _decoded(
+    changed: list[tuple[int, Part]], manifest: Manifest, read: Read, plugins: Plugins, threads: int
+) -> Iterator[Patch]:
+    chunks = by_digest(manifest)
+
+    def decode(chunk: Chunk) -> Bytes:
+        return decode_chunk(chunk, read, plugins.updates, chunks)
+
+    waiting: deque[tuple[int, Future[Bytes]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for at, part in changed:
+            if part.chunk is None:
+                raw = np.frombuffer(part.data or b"", np.uint8)
+                waiting.append((at, pool.submit(np.copy, raw)))
+            else:
+                waiting.append((at, pool.submit(decode, part.chunk)))
+            if len(waiting) > threads:
+                yield _taken(waiting)
+        while waiting:
+            yield _taken(waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _taken(waiting: deque[tuple[int, Future[Bytes]]]) -> Patch:
+    at, future = waiting.popleft()
+    return Patch(at, future.result().data)

@@ -1,0 +1,1 @@
+"""The merge strategies that are shipped: functions of one tensor's versions, in torch."""

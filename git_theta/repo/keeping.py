@@ -1,0 +1,118 @@
+"""Old versions of files, kept by a second link while Git replaces them, to be made new in place.
+
+A file may be changed in place only while nobody else looks at it: a program that has mapped the
+old model must go on seeing the old model. Linux says so by a lease; where it does not give one,
+the old file is not used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+_BLOCK = 8 << 20
+_PREFIX = "kept-"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The old file at a path, and the manifest that it should be the file of."""
+
+    file: Path
+    text: bytes
+
+
+@contextmanager
+def directory_in(scratch: Path) -> Iterator[Path]:
+    """A new directory for kept files, removed afterwards; those of killed processes go first."""
+    for left in scratch.glob(f"{_PREFIX}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
+    try:
+        with _locked(made):
+            yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def keep(directory: Path, path: str, target: Path, text: bytes) -> bool:
+    """Link a work-tree file into a directory, with its manifest; says whether that was possible."""
+    name = _name(directory, path)
+    try:
+        if target.is_symlink() or target.stat().st_nlink != 1:
+            return False  # another name of the same file is somebody else's
+        name.with_suffix(".manifest").write_bytes(text)
+        os.link(target, name)
+    except OSError:  # another disk, or one without links
+        return False
+    return True
+
+
+def find(directory: Path | None, path: str) -> Kept | None:
+    """What was kept of a path."""
+    if directory is None:
+        return None
+    name = _name(directory, path)
+    try:
+        if name.stat().st_nlink != 1:
+            return None  # Git did not replace the file after all
+        return Kept(name, name.with_suffix(".manifest").read_bytes())
+    except OSError:
+        return None
+
+
+def _name(directory: Path, path: str) -> Path:
+    return directory / hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+@contextmanager
+def alone_with(file: Path) -> Iterator[int | None]:
+    """Open a file for writing if no other process has it open or mapped, else yield None."""
+    handle = -1
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except (OSError, AttributeError):  # somebody has it; or this system has no leases
+        if handle >= 0:
+            os.close(handle)
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        with suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        os.close(handle)
+
+
+def digest_of_file(handle: int, size: int) -> str:
+    """BLAKE3 of the first `size` bytes of an open file."""
+    whole, buffer = blake3(max_threads=blake3.AUTO), bytearray(min(size, _BLOCK))
+    at = 0
+    while at < size:
+        got = os.preadv(handle, [memoryview(buffer)[: min(_BLOCK, size - at)]], at)
+        if not got:
+            break
+        whole.update(memoryview(buffer)[:got])
+        at += got
+    return whole.hexdigest()

@@ -1,0 +1,1 @@
+"""Experiments: does a method do here what its authors report?"""
