@@ -245,6 +245,29 @@ def pick(source: Path, target: Path, part: str) -> None:
             out.write(file.read(entry.end - entry.start))
 
 
+def wide(path: Path, side: str, scale: float) -> None:
+    """Write 300 matrices of 16 MiB in bf16: `main`, or what one of two sides made of it.
+
+    Each side changed ten, three of them both. Those three hold weights in full; of the others only
+    the first row does, so that nobody waits for what plays no part.
+    """
+    rows, columns = 2048, int(4096 * scale)
+    layout: Layout = {f"block.{i:03}.weight": (rows, columns) for i in range(300)}
+    changed = {"main": range(0), "ours": range(10), "theirs": range(7, 17)}[side]
+    header = _header(layout, "BF16")
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 300 * rows * columns * 2)
+        for number, name in enumerate(layout):
+            shape = (rows if 7 <= number < 10 else 1, columns)
+            (values,) = trained(name, shape, 1)
+            if number in changed:
+                (moved,) = trained(name, shape, 2 if side == "ours" else 3)
+                values += np.float32(STEP) * moved
+            file.seek(len(header) + number * rows * columns * 2)
+            file.write(as_bytes(values, "BF16"))
+
+
 def main() -> None:
     """Make a model, or a changed copy of one."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -262,9 +285,15 @@ def main() -> None:
     tuning.add_argument("target", type=Path)
     tuning.add_argument("kind", choices=["full", "lora", "sparse"])
     tuning.add_argument("--seed", type=int, default=1)
+    spreading = commands.add_parser("wide")
+    spreading.add_argument("path", type=Path)
+    spreading.add_argument("side", choices=["main", "ours", "theirs"])
+    spreading.add_argument("--scale", type=float, default=1.0)
     given = parser.parse_args()
     if given.command == "make":
         make(given.kind, given.path, given.scale)
+    elif given.command == "wide":
+        wide(given.path, given.side, given.scale)
     elif given.command == "tune":
         print(tune(given.source, given.target, given.kind, given.seed))
     else:

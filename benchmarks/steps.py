@@ -90,7 +90,7 @@ def _write(folder: Path) -> None:
         starts = torch.randint(len(tokens) - LENGTH, (BATCH, 1), generator=random)
         found = loss(weights, tokens[starts + torch.arange(LENGTH)])
         optimizer.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         optimizer.step()
         if step % 50 == 0:
             print(f"  step {step}: loss {found.item():.3f}", file=sys.stderr)

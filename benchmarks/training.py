@@ -164,7 +164,7 @@ def train(base: State, plan: Plan) -> State:
         left, right = next(source)
         found = loss(base | plan.way.weights(base, trained), left, right)
         optimizer.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         optimizer.step()
         losses.append(found.item())
     mean = [sum(part) / len(part) for part in (losses[:20], losses[-20:])]
