@@ -26,6 +26,7 @@ format: setup ## rewrite the code in the house's format
 
 science: setup ## the tests that check methods against known results
 	@scripts/pytest -n 2 -m science $(ARGS)
+	@.venv/bin/python -m tests.science.report
 
 soak: setup ## the long-running tests
 	@scripts/pytest -m soak $(ARGS)

@@ -1,4 +1,4 @@
-"""The main job on a real model: what each step stores, and what Git LFS stores for the same."""
+"""The main job on a real model, beside Git LFS; then two branches of a model, merged."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.minilm import minilm, sha256
 from benchmarks.sandbox import TOOLS, RunError, Sandbox, in_child, sandbox, size
+from benchmarks.second_act import second_act
 
 NAME = "model.safetensors"
 NOTE = b'"note":"reviewed"'
@@ -151,6 +152,7 @@ def demonstrate(console: Console) -> None:
             f"[green]All {len(steps)} versions came back from the clone byte for byte "
             "(sha256), with both tools.[/green]"
         )
+        second_act(console, box)
 
 
 def main() -> int:

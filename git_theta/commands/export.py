@@ -62,7 +62,7 @@ def fetch_missing(session: Session, manifest: Manifest) -> None:
 def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
     threads = session.settings.threads
     with progress(manifest.size, "writing") as advance:
-        pieces = rebuild(manifest, session.store.read, session.plugins, threads=threads)
+        pieces = rebuild(manifest, session.store.lend, session.plugins, threads=threads)
         if target is None:
             for piece in counted(pieces, advance):
                 sys.stdout.buffer.write(piece)

@@ -46,6 +46,8 @@ COMMANDS: dict[str, Entry] = {
     "ls-files": Entry(EVERYDAY, "ls_files", "List the files that git-theta keeps."),
     "merge": Entry(EVERYDAY, "merge", "Merge any number of branches, with a strategy."),
     "resolve": Entry(EVERYDAY, "resolve", "Settle a conflict with a strategy."),
+    "average": Entry(EVERYDAY, "average", "Average a model's versions along a branch."),
+    "apply": Entry(EVERYDAY, "apply", "Add what some commits taught a model, or take it away."),
     "switch": Entry(
         EVERYDAY, "switching:switch", "As git switch; of large files only the difference."
     ),

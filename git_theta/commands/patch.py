@@ -45,7 +45,7 @@ def _patch(session: Session, kept: Kept, manifest: Manifest, handle: int) -> boo
     if os.fstat(handle).st_size != old.size:
         return False
     found = patches(
-        old, manifest, session.store.read, session.plugins, threads=session.settings.threads
+        old, manifest, session.store.lend, session.plugins, threads=session.settings.threads
     )
     if found is None:
         return False

@@ -117,7 +117,7 @@ def _sha256(path: Path, advance: Callable[[int], None]) -> str:
 
 def _chunk(session: Session, chunk: Chunk, bases: Mapping[str, Chunk]) -> Failure | None:
     try:
-        decode_chunk(chunk, session.store.read, session.plugins.updates, bases)
+        decode_chunk(chunk, session.store.lend, session.plugins.updates, bases)
     except PluginError as error:
         return Failure("plug-in", str(error))
     except MissingError as error:

@@ -200,7 +200,7 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
         if not write_by_patching(session, pending.entry.path, manifest, target, advance):
             pieces = rebuild(
                 manifest,
-                session.store.read,
+                session.store.lend,
                 session.plugins,
                 threads=threads,
                 learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),

@@ -48,11 +48,12 @@ def sideload(
         RefusedError: something does not fit, or the file is not what is staged; nothing is
             changed then.
     """
-    _settle(session, path, force=force)
+    base = base_of(session, path)
     with open_model(session, path) as model, open_tensors(_weights(source)) as found:
         adapter = _read(source, found)
         _check_kind(adapter, update)
         edits = lay(adapter, model.layout, _material(session, found))
+        _settle(session, path, base, force=force)
         return write(session, path, model, edits)
 
 
@@ -83,13 +84,13 @@ def base_of(session: Session, path: str) -> Manifest:
     return base
 
 
-def _settle(session: Session, path: str, *, force: bool) -> None:
+def _settle(session: Session, path: str, base: Manifest, *, force: bool) -> None:
     """See that a file is what is staged; with `force`, stage it first as it is.
 
     Raises:
         RefusedError: it is something else.
     """
-    if is_staged(session, path, base_of(session, path)):
+    if is_staged(session, path, base):
         return
     if not force:
         raise RefusedError(

@@ -136,7 +136,7 @@ class Smudger:
             self._fetch(manifest.objects)
             pieces = rebuild(
                 manifest,
-                self.session.store.read,
+                self.session.store.lend,
                 self.session.plugins,
                 threads=settings.threads,
                 learned=lambda digest: self.session.catalog.keep_manifest(digest, text),

@@ -23,23 +23,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of a model: the commit that made it, the blob, what that names."""
+    """One version of a model: the commit that made it, and its manifest."""
 
     commit: str
-    blob: str
+    text: bytes
     manifest: Manifest
 
 
-def split_range(text: str) -> tuple[str, str]:
-    """`A..B` as (A, B); an empty side is HEAD.
+def ends_of(session: Session, commits: str) -> tuple[str, str]:
+    """The commits A and B that `A..B` names; an empty side is HEAD.
 
     Raises:
         UsageError: it is no range of two dots.
+        NotTrackedError: there is no such commit.
     """
-    first, dots, last = text.partition("..")
+    first, dots, last = commits.partition("..")
     if not dots or last.startswith("."):
-        raise UsageError(f"{text!r} is no range of commits", hint="write it A..B")
-    return first or "HEAD", last or "HEAD"
+        raise UsageError(f"{commits!r} is no range of commits", hint="write it A..B")
+    before, after = (_commit(session, rev or "HEAD") for rev in (first, last))
+    return before, after
+
+
+def _commit(session: Session, rev: str) -> str:
+    found = session.repo.resolve(rev + "^{commit}")
+    if found is None:
+        raise NotTrackedError(f"there is no commit {rev!r}", hint="git log --all --oneline")
+    return found
 
 
 def snapshots(session: Session, commits: str, path: str) -> list[Snapshot]:
@@ -51,19 +60,16 @@ def snapshots(session: Session, commits: str, path: str) -> list[Snapshot]:
         NotTrackedError: no commit in the range changed the path.
     """
     repo = session.repo
-    for rev in split_range(commits):
-        if repo.resolve(rev + "^{commit}") is None:
-            raise NotTrackedError(f"there is no commit {rev!r}", hint="git log --all --oneline")
-    first, last = split_range(commits)
+    first, last = ends_of(session, commits)
     listed = repo.text(
-        "rev-list", "--reverse", "--first-parent", f"{first}..{last}", "--", f":(top){path}"
+        "rev-list", "--reverse", "--first-parent", f"{first}..{last}", "--", f":(top,literal){path}"
     )
     found: list[Snapshot] = []
     for commit in listed.split():
         blob = repo.resolve(f"{commit}:{path}")
         text = None if blob is None else manifest_text(repo, blob)
-        if blob is not None and text is not None:
-            found.append(Snapshot(commit, blob, parse_at(path, text)))
+        if text is not None:
+            found.append(Snapshot(commit, text, parse_at(path, text)))
     if not found:
         raise NotTrackedError(
             f"no commit in {commits} changed {path}", hint=f"git log --oneline {commits} -- {path}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,11 +13,11 @@ import click
 from git_theta.commands.hook import check_weights, load_hook, open_hook
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
-from git_theta.commands.snapshots import moments_of, snapshots
+from git_theta.commands.snapshots import Snapshot, moments_of, snapshots
 from git_theta.commands.terminal import count, note, printable, size_text
 from git_theta.core.manifest import Manifest
 from git_theta.core.sidecar import CONVENTIONS, Facts, sidecar_path, weights_digest
-from git_theta.errors import NotTrackedError
+from git_theta.errors import NotTrackedError, UsageError
 from git_theta.repo.tracked import find_blob, is_left_as_manifest, parse_at
 from git_theta.settings import parse_size
 
@@ -58,7 +59,7 @@ def _hook_options(function: Function) -> Function:
         ),
     ):
         function = option(function)
-    return click.argument("path")(function)
+    return click.argument("paths", metavar="PATH...", nargs=-1, required=True)(function)
 
 
 @command.command()
@@ -71,7 +72,9 @@ def _hook_options(function: Function) -> Function:
     help="Whose labels: expected over the model's own, drawn from them, or the data's.",
 )
 @click.option("--seed", default=0, show_default=True, help="For --estimator sampled.")
-def fisher(path: str, hook: str, estimator: Any, seed: int, memory: str, output: str) -> None:
+def fisher(
+    paths: tuple[str, ...], hook: str, estimator: Any, seed: int, memory: str, output: str
+) -> None:
     """Diagonal Fisher information, from the gradients of single examples.
 
     \b
@@ -87,13 +90,13 @@ def fisher(path: str, hook: str, estimator: Any, seed: int, memory: str, output:
         return Fisher(model, batches, estimator, seed, parse_size(memory, "--memory"))
 
     told = {"estimator": estimator, "seed": seed}
-    _run(("fisher", path, output), hook, compute, told)
+    _run("fisher", paths, (hook, output), compute, told)
 
 
 @command.command()
 @_hook_options
 @click.option("--outputs", is_flag=True, help="Gradients of the outputs too, which mats can use.")
-def gram(path: str, hook: str, outputs: bool, memory: str, output: str) -> None:
+def gram(paths: tuple[str, ...], hook: str, outputs: bool, memory: str, output: str) -> None:
     """Gram matrices of what goes into linear layers and convolutions, for regmean and mats.
 
     \b
@@ -108,10 +111,10 @@ def gram(path: str, hook: str, outputs: bool, memory: str, output: str) -> None:
     def compute(model: Any, batches: Any) -> Gram:
         return Gram(model, batches, outputs, parse_size(memory, "--memory"))
 
-    found = _run(("gram", path, output), hook, compute, {})
-    if found.unseen:
-        shown = ", ".join(map(printable, found.unseen[:3]))
-        note(f"no input was seen of {count(len(found.unseen), 'layer')}: {shown}")
+    for found in _run("gram", paths, (hook, output), compute, {}):
+        if found.unseen:
+            shown = ", ".join(map(printable, found.unseen[:3]))
+            note(f"no input was seen of {count(len(found.unseen), 'layer')}: {shown}")
 
 
 @command.command()
@@ -133,36 +136,59 @@ def moments(path: str, commits: str, rank: int, output: str) -> None:
     with closing(Session()) as session:
         name = path_from_top(session.repo, path)
         versions = snapshots(session, commits, name)
-        model = versions[-1].manifest
-        parts = moments_of(session, [version.manifest for version in versions], rank)
-        told = {
-            "reduction": "mean",
-            "commits": " ".join(version.commit for version in versions),
-        }
         target = _target(session, "moments", name, output)
-        facts = _facts("moments", model, len(versions), told)
-        _write(target, parts, lambda: facts)
+        write_moments(session, target, versions[-1].manifest, versions, rank)
+
+
+def write_moments(
+    session: Session, target: Path, model: Manifest, versions: Sequence[Snapshot], rank: int
+) -> None:
+    """Compute moments over versions, and write them as those of a model."""
+    told = {"commits": " ".join(version.commit for version in versions)}
+    parts = moments_of(session, [version.manifest for version in versions], rank)
+    facts = _facts("moments", model, len(versions), told)
+    _write(target, parts, lambda: facts)
 
 
 def _run(
-    what: tuple[str, str, str | None], hook: str, compute: Callable[[Any, Any], Any], told: Any
-) -> Any:
-    """Run the user's function, compute, write the side-car."""
-    kind, path, output = what
+    kind: str,
+    paths: Sequence[str],
+    how: tuple[str, str | None],
+    compute: Callable[[Any, Any], Any],
+    told: dict[str, Any],
+) -> list[Any]:
+    """Run the user's function for each model, compute, write the side-cars."""
+    hook, output = how
+    if output is not None and len(paths) > 1:
+        raise UsageError("-o names one file, and there are several models")
+    done = []
     with closing(Session()) as session:
-        name = path_from_top(session.repo, path)
-        model = parse_at(name, find_blob(session.repo, None, name)[1])
-        file = session.path(name)
-        if is_left_as_manifest(file) or not file.exists():
-            raise NotTrackedError(f"{path} is not in the work tree", hint="git theta pull")
         function = load_hook(hook, note)
-        network, batches = open_hook(function, hook, file)
-        check_weights(network, model, name)
-        computation = compute(network, batches)
-        parts = ((n, values) for n, values in computation.parts() if _belongs(n, model))
-        target = _target(session, kind, name, output)
-        _write(target, parts, lambda: _facts(kind, model, computation.n_samples, told))
-    return computation
+        for path in paths:
+            name = path_from_top(session.repo, path)
+            model = _staged(session, name)
+            network, batches = open_hook(function, hook, session.path(name))
+            check_weights(network, model, name)
+            computation = compute(network, batches)
+            parts = ((n, values) for n, values in computation.parts() if _belongs(n, model))
+            facts = partial(_counted, kind, model, computation, told)
+            _write(_target(session, kind, name, output), parts, facts)
+            done.append(computation)
+    return done
+
+
+def _staged(session: Session, name: str) -> Manifest:
+    """The manifest of a model whose file can be read."""
+    model = parse_at(name, find_blob(session.repo, None, name)[1])
+    file = session.path(name)
+    if not file.exists() or is_left_as_manifest(file):
+        raise NotTrackedError(f"{name} is not in the work tree", hint="git theta pull")
+    return model
+
+
+def _counted(kind: str, model: Manifest, computation: Any, told: dict[str, Any]) -> Facts:
+    """The facts of a computation, once it is done."""
+    return _facts(kind, model, computation.n_samples, told)
 
 
 def _belongs(name: str, model: Manifest) -> bool:

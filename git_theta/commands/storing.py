@@ -93,7 +93,7 @@ class Storing:
             known=self._reuse.known,
             links=self._reuse.links,
             chunks=self._reuse.chunks,
-            read=self.session.store.read,
+            read=self.session.store.lend,
             updates=self.session.plugins.updates,
         )
         own = [manifest for _, manifest in self._before]

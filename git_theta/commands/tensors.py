@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,6 +118,8 @@ def gathered(view: TensorView, segment: bytes) -> Bytes:
     if bits % 8 or not bits:
         raise FormatError(f"tensor {view.name!r} of {view.dtype} cannot be read out of order")
     width = bits // 8
+    if math.prod(view.shape) * width > len(data):
+        raise FormatError(f"tensor {view.name!r} repeats its bytes")
     last = sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     if 0 not in view.shape and view.offset + (last + 1) * width > len(data):
         raise FormatError(f"tensor {view.name!r} is cut short")

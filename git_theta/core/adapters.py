@@ -140,7 +140,7 @@ def _check_factors(
         if not is_float(factor.dtype):
             misfits.add(f"{factor.name}: {factor.dtype} numbers are not understood")
     flat = len(down.shape) >= 2 and len(up.shape) >= 2 and math.prod(up.shape[2:]) == 1
-    if not flat or down.shape[0] != up.shape[1]:
+    if not flat or down.shape[0] != up.shape[1] or not down.shape[0]:
         misfits.add(f"{change.module}: factors of {list(down.shape)} and {list(up.shape)}")
     elif rank is not None and down.shape[0] != rank:
         misfits.add(f"{change.module}: rank {down.shape[0]}, but the configuration says {rank}")

@@ -20,7 +20,7 @@ from git_theta.core.planes import Grain
 from git_theta.errors import CorruptError
 
 Bytes = npt.NDArray[np.uint8]
-Read = Callable[[Place], bytes]
+Read = Callable[[Place], Buffer]
 
 MAX_LINKS = 64
 
@@ -145,7 +145,8 @@ def decode_chunk(
 ) -> Bytes:
     """Read a chunk and the bases it needs, and prove it by its digest.
 
-    `chunks` finds bases by digest. `out` (of the chunk's size) is filled where given.
+    `chunks` finds bases by digest. `out` (of the chunk's size) is filled where given. What `read`
+    gives need be valid only until it is called again.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,14 +44,24 @@ class Plugins:
     formats: Callable[[str], Any]
 
 
-def read_segment(segment: Segment, manifest: Manifest, read: Read, updates: Updates) -> bytes:
+def read_segment(
+    segment: Segment,
+    manifest: Manifest,
+    read: Read,
+    updates: Updates,
+    chunks: Mapping[str, Chunk] | None = None,
+) -> bytes:
     """The plain bytes of one segment, proven.
+
+    `chunks` is what `by_digest` gives for the manifest; who reads many segments makes it once.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
-    chunks = by_digest(manifest)
+    if chunks is None:
+        based = any(chunk.base is not None for chunk in segment.chunks)
+        chunks = by_digest(manifest) if based else {}
     plain = b"".join(decode_chunk(c, read, updates, chunks).tobytes() for c in segment.chunks)
     if len(segment.chunks) != 1 and blake3(plain).hexdigest() != segment.digest:
         raise CorruptError(f"segment {segment.digest[:16]} is not what the manifest names")
@@ -138,10 +148,12 @@ def _proven(
 def _joined(
     manifest: Manifest, skeleton: skeletons.Skeleton, read: Read, plugins: Plugins
 ) -> Iterator[memoryview]:
+    chunks = by_digest(manifest)
+
     def tensors() -> Iterator[SplitTensor]:
         for key in skeleton.order:
             tensor = manifest.tensors[str(key)]
-            data = read_segment(tensor.segment, manifest, read, plugins.updates)
+            data = read_segment(tensor.segment, manifest, read, plugins.updates, chunks)
             yield SplitTensor(name=str(key), dtype=tensor.dtype, shape=tensor.shape, data=data)
 
     skeletons.ordered_segments(manifest, skeleton.order)

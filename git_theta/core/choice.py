@@ -30,7 +30,7 @@ _LINE = 150
 _GOOD = 0.9
 _TRIED = 2
 _BASES = 3
-_COMPARED = 1 << 20
+_COMPARED = 128 << 10
 
 Loaded: TypeAlias = Callable[[Slice, Bytes], "tuple[str, Encoded] | None"]
 
@@ -200,7 +200,8 @@ class Chooser:
             if needs is not None and needs(asked.new) > self._memory:
                 self._say(update, "is passed over for large tensors (theta.memory)")
                 return math.inf
-            guess = update.estimate(asked.new, asked.data)
+            with np.errstate(all="ignore"):  # weights may hold anything
+                guess = update.estimate(asked.new, asked.data)
             return math.inf if guess is None or math.isnan(guess) else float(guess)
         except MemoryError:
             raise
@@ -210,7 +211,8 @@ class Chooser:
 
     def _encoded(self, asked: _Asked, update: Update) -> Outcome | None:
         try:
-            encoded = update.encode(asked.new, asked.data)
+            with np.errstate(all="ignore"):
+                encoded = update.encode(asked.new, asked.data)
             return None if encoded is None else self._proven(asked, update, encoded)
         except MemoryError:
             raise
@@ -269,7 +271,11 @@ def _within_bounds(
 
 def same(left: Bytes, right: Bytes) -> bool:
     """Whether two buffers hold the same bytes; looks at a little at a time."""
-    return len(left) == len(right) and all(
-        np.array_equal(left[start : start + _COMPARED], right[start : start + _COMPARED])
-        for start in range(0, len(left), _COMPARED)
+    if len(left) != len(right):
+        return False
+    whole = len(left) - len(left) % 8
+    words, others = left[:whole].view(np.uint64), right[:whole].view(np.uint64)
+    return np.array_equal(left[whole:], right[whole:]) and all(
+        np.array_equal(words[start : start + _COMPARED], others[start : start + _COMPARED])
+        for start in range(0, len(words), _COMPARED)
     )

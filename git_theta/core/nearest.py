@@ -90,7 +90,8 @@ class Nearest:
             self._left -= near.stop - near.start
             if self._left < 0:
                 return None
-        apart = np.linalg.norm(shelf.sketches[near] - values, axis=1)
+        # In float64: sketches of the largest float32 numbers have squares beyond float32.
+        apart = np.linalg.norm(shelf.sketches[near] - values.astype(np.float64), axis=1)
         for index in np.argsort(apart, kind="stable")[: len(without) + 1]:
             if not apart[index] <= _NEAR * summary.norm:
                 return None

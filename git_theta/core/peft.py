@@ -147,7 +147,8 @@ def _patterns(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         if (
             len(pattern) > 512
             or re.search(r"[)*+?][*+?]|\(\?|[\\{]", plain)
-            or len(re.findall(r"[*+]", plain)) > 2
+            or len(re.findall(r"[*+?]", plain)) > 2
+            or plain.count("(") > 2
         ):
             raise RefusedError(
                 f"the {name} of the adapter is too involved: {pattern[:80]!r}",

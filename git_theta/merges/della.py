@@ -50,17 +50,21 @@ class DellaLinear(TaskVectors):
     elects: ClassVar[bool] = False
 
     density: float | tuple[float, ...] = 0.5
-    epsilon: float = 0.15
+    epsilon: float | tuple[float, ...] = 0.15
     rescale: bool = True
     seed: int = 0
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        for density in self.density if isinstance(self.density, tuple) else (self.density,):
-            if density < 1 and not self.epsilon < min(density, 1 - density):
+        count = max(len(each) for each in (_listed(self.density), _listed(self.epsilon)))
+        densities = per_model("density", self.density, count)
+        for density, epsilon in zip(
+            densities, per_model("epsilon", self.epsilon, count), strict=True
+        ):
+            if density < 1 and not epsilon < min(density, 1 - density):
                 raise UsageError(
-                    f"{self.name}: epsilon is {self.epsilon:g} and density {density:g}; density - "
+                    f"{self.name}: epsilon is {epsilon:g} and density {density:g}; density - "
                     "epsilon must be above 0 and density + epsilon below 1"
                 )
 
@@ -71,25 +75,30 @@ class DellaLinear(TaskVectors):
     def merge(self, versions: Versions) -> Tensor:
         length = row_length(versions)
         densities = per_model("density", self.density, len(versions.models))
+        epsilons = per_model("epsilon", self.epsilon, len(versions.models))
 
         def merge(part: Versions) -> Tensor:
             changes = deltas(part)
             for model, density in enumerate(densities):
                 if density < 1:
-                    self._thin(part, changes[model].view(-1, length), model, density)
+                    keep = ranks(changes[model].view(-1, length).abs())
+                    keep *= 2 * epsilons[model]
+                    keep += density - epsilons[model]
+                    self._thin(part, changes[model], model, keep.view(-1))
             return self.joined(part, changes)
 
         return assembled(versions, merge, lambda whole: by_rows(whole, length))
 
-    def _thin(self, part: Versions, rows: Tensor, model: int, density: float) -> None:
-        """Drop entries of some rows of a delta, in place."""
-        keep = ranks(rows.abs())
-        keep *= 2 * self.epsilon
-        keep += density - self.epsilon
-        draw = drawn(part, model, part.start, part.start + rows.numel()).view(rows.shape)
-        rows.masked_fill_(draw >= keep, 0)
+    def _thin(self, part: Versions, change: Tensor, model: int, keep: Tensor) -> None:
+        """Drop entries of a delta, in place, by the probabilities to keep them."""
+        draw = drawn(part, model, part.start, part.start + change.numel())
+        change *= draw < keep
         if self.rescale:
-            rows /= keep
+            change /= keep
+
+
+def _listed(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) and value else (0.0,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,7 @@ class Reuse:
             return None
         if not self._is_proven(chunk):
             try:
-                decode_chunk(chunk, self._store.read, self._updates, self._chunks)
+                decode_chunk(chunk, self._store.lend, self._updates, self._chunks)
             except ThetaError:
                 return None
             self.proven.append(sealed(chunk, self._chunks))

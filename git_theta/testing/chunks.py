@@ -14,7 +14,7 @@ from git_theta.core.planes import WORDS, grain
 
 Version = tuple[Slice, Bytes]
 
-KINDS = ("same", "few", "some", "near", "scaled", "product", "other")
+KINDS = ("same", "few", "some", "near", "scaled", "product", "other", "wild")
 
 
 def versions() -> st.SearchStrategy[Version]:
@@ -49,7 +49,8 @@ def version(  # noqa: PLR0913
     rng = np.random.default_rng(seed)
     cut = grain(dtype)
     word, count = cut.word or 1, rows * max(columns, 1)
-    base = _numbers(rng, dtype, rng.normal(size=count) * 0.1)
+    base = _numbers(rng, "" if kind == "wild" else dtype, rng.normal(size=count * word) * 0.1)
+    base = base[: count * word]
     if seed % 3 == 0:
         _strew(rng, base.view(WORDS[word]))
     new = _changed(rng, dtype, base, kind, max(columns, 1))
@@ -84,7 +85,7 @@ def _changed(rng: np.random.Generator, dtype: str, base: Bytes, kind: str, colum
     if kind in ("few", "some"):
         at = rng.random(len(words)) < (0.01 if kind == "few" else 0.4)
         words[at] += rng.integers(1, 100, int(at.sum())).astype(words.dtype)
-    elif kind == "near":
+    elif kind in ("near", "wild"):
         words += rng.integers(0, 9, len(words)).astype(words.dtype)
     elif kind == "other":
         words = rng.integers(0, 256, len(base), np.uint8)

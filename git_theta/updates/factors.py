@@ -75,7 +75,7 @@ def enough_bits(left: Doubles, right: Doubles, noise: float) -> int:
     few = left[:: max(1, len(left) // _TRIED)], right[:, :: max(1, right.shape[1] // _TRIED)]
     rounded = [quantised(lines, most - 2).values() for lines in (few[0], few[1].T)]
     error = float(np.sqrt(np.mean((few[0] @ few[1] - rounded[0] @ rounded[1].T) ** 2)))
-    spare = math.floor(math.log2(max(noise * _UNSEEN / max(error, 1e-300), 1e-9)))
+    spare = math.floor(math.log2(min(max(noise * _UNSEEN / max(error, 1e-300), 1e-9), 1e9)))
     return min(max(most - 2 - spare, _LEAST_BITS), most)
 
 

@@ -59,7 +59,8 @@ class LowRankUpdate:
 
         `left` has a line for each row of the tensor that the chunk touches, the first and the last
         of which it may hold in part; `right` has a column for each of the tensor's. A scale is to
-        be multiplied into one of them before. None where the dtype has no products.
+        be multiplied into one of them before. None where the dtype has no products, or where the
+        factors have more numbers than the chunk.
         """
         model = _known(new, left, right)
         if model is None or len(base) != len(new.data):
@@ -108,7 +109,7 @@ class _Model:
         rank = extra.get("r")
         if type(rank) is not int or not 0 < rank <= matrix.columns:
             raise CorruptError("a stored low-rank update has an impossible rank")
-        if rank * (matrix.rows + matrix.columns) > 4 * (matrix.count + matrix.columns):
+        if rank * (matrix.rows + matrix.columns) > matrix.count:
             raise CorruptError("a stored low-rank update has factors larger than its chunk")
         left = factors.read(frames, matrix.rows, rank)
         right = factors.read(frames, matrix.columns, rank)
@@ -144,6 +145,8 @@ def _known(like: Slice, left: Factor, right: Factor) -> _Model | None:
         return None
     matrix, kind = found
     if left.shape != (matrix.rows, right.shape[0]) or right.shape[1] != matrix.columns:
+        return None
+    if left.size + right.size > matrix.count:
         return None
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return None

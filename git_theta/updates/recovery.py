@@ -25,6 +25,7 @@ _SPARE_RANKS = 8
 _MORE_BITS, _MOST_BITS = 3, 25
 _SMALL, _LARGE = 120, 160
 _NOTHING = 1e-14
+_HUGE = 1e140
 _WORTH = 0.9
 
 Doubles = npt.NDArray[np.float64]
@@ -46,13 +47,13 @@ class Change:
         return len(self.matrix.whole)
 
     def values(self, at: slice | Places) -> Doubles:
-        """The difference of some words; 0 where it is no number."""
+        """The difference of some words; 0 where it is no number, or none that can be squared."""
         new = rounding.widened(self.new[at], self.kind)
         base = rounding.widened(self.base[at], self.kind)
         with np.errstate(invalid="ignore", over="ignore"):
             found = np.subtract(new, base, dtype=np.float64)
-        if not np.isfinite(found).all():
-            np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        if not (found.max(initial=0) < _HUGE and found.min(initial=0) > -_HUGE):
+            found[~(np.abs(found) < _HUGE)] = 0
         return found
 
     def plus(self, at: Places, change: Doubles) -> Words:
@@ -142,6 +143,8 @@ def _best_rank(
     """The rank that saves most, counting what its factors take, and what it foretells."""
     energy, rest = float(np.vdot(target, target)), target.copy()
     best, rank, saved = np.zeros_like(target), 0, 0.0
+    if energy < 1 / _HUGE**2:
+        return 0, best
     for tried in range(1, len(sizes) - _SPARE_RANKS):
         size = sizes[tried - 1]
         if not size > _NOTHING * sizes[0]:
@@ -168,9 +171,8 @@ def recover(change: Change, rank: int) -> Found | None:
     width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
     start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
     basis = np.linalg.qr(change.times(start))[0]
-    for _ in range(1):
-        turned, _energy = change.transposed_times(basis)
-        basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
+    turned, energy = change.transposed_times(basis)
+    basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)
     keep = _worthy(sizes, energy, change)

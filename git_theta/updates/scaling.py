@@ -34,6 +34,7 @@ class Promise:
     size: float
 
 
+@np.errstate(all="ignore")
 def probe(new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> Promise | None:
     """Ask a few rows and columns whether one scale explains what was held out of them."""
     rows = min(len(matrix.whole), _LINES)
@@ -64,28 +65,26 @@ def _scaled_bits(new: Words, base: Words, kind: Float) -> float | None:
     scale = _fitted(*_moments(new[:, :kept], base[:, :kept], kind)).astype(kind.working)
     old = np.ascontiguousarray(base[:, kept:])
     out = np.empty(old.size, old.dtype)
-    with np.errstate(all="ignore"):
-        near = rounding.widened(old, kind) * scale[:, np.newaxis]
-        rounding.narrowed(near.ravel(), old.ravel(), kind, out)
+    near = rounding.widened(old, kind) * scale[:, np.newaxis]
+    rounding.narrowed(near.ravel(), old.ravel(), kind, out)
     return residual.bits(new[:, kept:].ravel(), out)
 
 
 def _moments(new: Words, base: Words, kind: Float) -> tuple[Doubles, Doubles]:
     """For each line the sums of difference times base, and of base squared."""
     old = rounding.widened(np.ascontiguousarray(base), kind).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        change = rounding.widened(np.ascontiguousarray(new), kind) - old
-        bad = ~(np.isfinite(change) & np.isfinite(old))
-        change[bad] = 0
-        old[bad] = 0
-        return np.einsum("ij,ij->i", change, old), np.einsum("ij,ij->i", old, old)
+    change = rounding.widened(np.ascontiguousarray(new), kind) - old
+    bad = ~(np.isfinite(change) & np.isfinite(old))
+    change[bad] = 0
+    old[bad] = 0
+    return np.einsum("ij,ij->i", change, old), np.einsum("ij,ij->i", old, old)
 
 
 def _fitted(product: Doubles, square: Doubles) -> Doubles:
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        return 1.0 + np.where(square > 0, product / np.where(square > 0, square, 1), 0)
+    return 1.0 + np.where(square > 0, product / np.where(square > 0, square, 1), 0)
 
 
+@np.errstate(all="ignore")
 def recover(new: Bytes, base: Bytes, matrix: Matrix, kind: Float, axis: int) -> Floats:
     """The scale that fits best, in the working type."""
     word = WORDS[kind.word]
@@ -105,8 +104,7 @@ def recover(new: Bytes, base: Bytes, matrix: Matrix, kind: Float, axis: int) -> 
     scale = _fitted(product, square)
     sure = (low <= high) & np.isfinite(low) & np.isfinite(high)
     scale[sure] = (low[sure] + high[sure]) / 2
-    with np.errstate(over="ignore"):
-        fitted: Floats = scale.astype(kind.working)
+    fitted: Floats = scale.astype(kind.working)
     return fitted
 
 
@@ -118,10 +116,9 @@ def _limits(new: Words, base: Words, kind: Float) -> tuple[Doubles, Doubles]:
         for words in (new - 1, new, new + 1)
     ]
     sign = np.where((new ^ base) >> (8 * kind.word - 1), -1.0, 1.0)
-    with np.errstate(all="ignore"):
-        old = np.abs(rounding.widened(base, kind).astype(np.float64))
-        low, high = ((sizes[1] + size) / 2 / old * sign for size in (sizes[0], sizes[2]))
-        usable = np.isfinite(low) & np.isfinite(high) & (sizes[1] > 0)
+    old = np.abs(rounding.widened(base, kind).astype(np.float64))
+    low, high = ((sizes[1] + size) / 2 / old * sign for size in (sizes[0], sizes[2]))
+    usable = np.isfinite(low) & np.isfinite(high) & (sizes[1] > 0)
     least = np.where(usable, np.minimum(low, high), -np.inf).max(axis=1)
     most = np.where(usable, np.maximum(low, high), np.inf).min(axis=1)
     return least, most

@@ -46,6 +46,7 @@ def test_killed_at_any_time(repo: Sandbox, model: Path, adapter: Path):
     old, staged = model.read_bytes(), repo.git("ls-files", "-s")
     words = ["git-theta", "add", "m.safetensors", "--from", str(adapter)]
     ends = set()
+    changed = False
     for wait in (0.15, 0.3, 0.45, 0.6, 0.75):
         process = subprocess.Popen(
             words, cwd=repo.work, env=repo.env, start_new_session=True, stderr=subprocess.DEVNULL

@@ -52,7 +52,7 @@ def history(repo: Sandbox) -> Sandbox:
 
 def test_there_and_back(history: Sandbox):
     folder = history.root / "adapter"
-    words = ["extract", "HEAD~1", "HEAD", "m.safetensors", "--rank", "3", "-o", folder]
+    words = ["extract", "HEAD~1", "HEAD", "m.safetensors", "--rank", "3", "-o", str(folder)]
     report = history.json(*words)
     assert report["relative_error"] < 1e-4
     assert [row["name"] for row in report["tensors"]] == list(TURNED)
@@ -99,7 +99,7 @@ def test_files_that_are_there_stay(history: Sandbox):
     folder = history.root / "adapter"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("mine")
-    words = ["extract", "HEAD~1", "HEAD", "m.safetensors", "--rank", "3", "-o", folder]
+    words = ["extract", "HEAD~1", "HEAD", "m.safetensors", "--rank", "3", "-o", str(folder)]
     assert "--force" in history.theta(*words, code=7).stderr
     assert (folder / "adapter_config.json").read_text() == "mine"
     assert [p.name for p in folder.iterdir()] == ["adapter_config.json"]

@@ -74,8 +74,9 @@ def test_options_of_git_merge_are_honoured(two: Two):
         repo.git("reset", "-q", "--hard", "HEAD~1")
 
 
-def test_a_rename_is_followed(two: Two):
-    repo = two.repo
+def test_a_rename_is_followed(repo: Sandbox):
+    two = Two(repo, "theta-merge=average")
+    two.diverge({"layer.2.weight": ONES * 4}, {"layer.2.weight": ONES})
     repo.git("mv", NAME, "renamed.safetensors")
     repo.commit("renamed")
     repo.git("merge", "--no-edit", "other")

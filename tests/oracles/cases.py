@@ -42,11 +42,10 @@ THREE = [0.7, 0.5, 1.1]
 PAIR = ("one", "two")
 
 
-def _weighed(name: str, method: str, ours: str, *, weights: bool = True, **more: Any) -> Case:
+def _weighed(name: str, method: str, ours: str, **more: Any) -> Case:
     """A case with three weighted task vectors, and the same parameters on both sides."""
-    whole = dict(more)
-    parameters = {"scale" if key == "lambda" else key: value for key, value in more.items()}
-    each = {"weight": THREE} if weights else {}
+    whole = {"lambda" if key == "scale" else key: value for key, value in more.items()}
+    each = {"weight": THREE}
     for key in ("density", "gamma", "epsilon"):
         if isinstance(whole.get(key), list):
             each[key] = whole.pop(key)
@@ -56,7 +55,7 @@ def _weighed(name: str, method: str, ours: str, *, weights: bool = True, **more:
         ours=ours,
         each=each,
         whole=whole,
-        parameters=parameters | ({"weights": THREE} if weights else {}),
+        parameters=more | {"weights": THREE},
     )
 
 
@@ -86,7 +85,7 @@ ELEMENTWISE = [
         each={"scale": [0.4]},
         parameters={"scale": 0.4},
     ),
-    _weighed("task-arithmetic", "task_arithmetic", "task-arithmetic", **{"lambda": 0.6}),
+    _weighed("task-arithmetic", "task_arithmetic", "task-arithmetic", scale=0.6),
     _weighed("task-arithmetic-mean", "task_arithmetic", "task-arithmetic", normalize=True),
     Case(
         name="nearswap",
@@ -177,7 +176,7 @@ TENSORWISE = [
         parameters={"filter_wise": True},
     ),
     _weighed("ties", "ties", "ties", density=0.5),
-    _weighed("ties-each", "ties", "ties", density=[0.3, 0.5, 0.9], **{"lambda": 0.5}),
+    _weighed("ties-each", "ties", "ties", density=[0.3, 0.5, 0.9], scale=0.5),
     _weighed("ties-sum", "ties", "ties", density=0.4, normalize=False),
     _weighed("breadcrumbs", "breadcrumbs", "breadcrumbs", density=0.7, gamma=0.05),
     _weighed("breadcrumbs-ties", "breadcrumbs_ties", "breadcrumbs-ties", density=0.7, gamma=0.05),

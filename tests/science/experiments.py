@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from git_theta import stats
 from tests.science.merging import merged
 
 Figures = dict[str, float]
-SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
+SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 
 
 class Lab:
@@ -94,7 +95,7 @@ def weighted(seed: int, count: int) -> Figures:
     models = here.specialists(count)
     fishers, grams = here.statistics("fisher", count), here.statistics("gram", count)
 
-    def score(name: str, statistics: dict[str, list[dict[str, Tensor]]], **how: object) -> float:
+    def score(name: str, statistics: dict[str, list[dict[str, Tensor]]], **how: Any) -> float:
         return here.score(merged(name, None, models, statistics=statistics, **how), count)
 
     own = [
@@ -208,7 +209,7 @@ def spectral(seed: int, count: int) -> Figures:
     here = lab(seed)
     models = here.specialists(count)
     found = {}
-    ways: Sequence[tuple[str, str, dict[str, object]]] = (
+    ways: Sequence[tuple[str, str, dict[str, Any]]] = (
         ("task arithmetic", "task-arithmetic", {}),
         ("iso-c", "iso-c", {}),
         ("tsv-m", "tsvm", {}),
@@ -216,7 +217,7 @@ def spectral(seed: int, count: int) -> Figures:
     )
     for label, name, how in ways:
 
-        def make(scale: float, name: str = name, how: dict[str, object] = how) -> Weights:
+        def make(scale: float, name: str = name, how: dict[str, Any] = how) -> Weights:
             return merged(name, here.base, models, scale=scale, **how)
 
         found[label], found[f"{label} scale"] = here.best(make, count)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.digits import Weights
-from git_theta import registry
+from git_theta import registry, testing
 from git_theta.core.random import Source
 from git_theta.core.strategy import Versions
 
@@ -27,19 +27,9 @@ def merged(
     """Merge all tensors with one strategy."""
     strategy = registry.load_class("merges", name)(**parameters)
     known = {kind: (statistics or {})[kind] for kind in strategy.needs.statistics}
-    names = sorted(models[0])
-    gathered = None
-    for _ in range(getattr(strategy, "rounds", 0)):
-        so_far = None
-        for tensor in names:
-            so_far = strategy.survey(_versions(strategy, tensor, base, models, known), so_far)
-        gathered = strategy.conclude(so_far)
-    found = {}
-    for tensor in names:
-        versions = _versions(strategy, tensor, base, models, known, gathered)
-        shape = models[0][tensor].shape
-        found[tensor] = strategy.merge(versions).to(torch.float32).reshape(shape)
-    return found
+    versions = {tensor: _versions(strategy, tensor, base, models, known) for tensor in models[0]}
+    found = testing.merged(strategy, versions)
+    return {tensor: values.to(torch.float32) for tensor, values in found.items()}
 
 
 def _versions(
@@ -48,13 +38,8 @@ def _versions(
     base: Weights | None,
     models: Sequence[Weights],
     statistics: Statistics,
-    gathered: Any = None,
 ) -> Versions:
     wide = torch.float64 if strategy.needs.double else torch.float32
-    flat = strategy.needs.scope == "element"
-
-    def given(values: Tensor) -> Tensor:
-        return (values.reshape(-1) if flat else values).to(wide, copy=True)
 
     def uniform(model: int, start: int, stop: int) -> Tensor:
         drawn: Tensor = Source(strategy.seed, name, str(model)).torch(start, stop)
@@ -64,9 +49,8 @@ def _versions(
     return Versions(
         name=name,
         shape=tuple(models[0][name].shape),
-        models=tuple(given(model[name]) for model in models),
-        base=None if base is None or strategy.needs.base == "unused" else given(base[name]),
+        models=tuple(model[name].to(wide, copy=True) for model in models),
+        base=None if base is None or strategy.needs.base == "unused" else base[name].to(wide),
         statistics=kinds,
-        gathered=gathered,
         uniform=uniform if strategy.needs.seeded else None,
     )

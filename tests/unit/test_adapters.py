@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from git_theta.commands.tensors import gathered
 from git_theta.core.adapters import LowRank, read_bare, read_peft, targets
 from git_theta.core.fitting import Material, lay, why_not_editable
 from git_theta.core.layout import Layout, Segment, TensorView
@@ -99,7 +100,10 @@ def test_patterns(pattern: str, module: str, fits: bool):
             read_peft(config, pair(module))
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+", "(a|a)*b", "(?=x)", r"\1", "a{9999}", ".*.*.*x"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+", "(a|a)*b", "(?=x)", r"\1", "a{9999}", ".*.*.*x", "a?a?a?a", "(a|a)(a|a)(a|a)"],
+)
 def test_patterns_that_could_run_for_ever(pattern: str):
     with pytest.raises(RefusedError, match="too involved"):
         read_peft({"r": 4, "rank_pattern": {pattern: 4}}, pair("a"))
@@ -205,9 +209,10 @@ def test_whatever_comes_is_read_or_refused(
     except FormatError:
         config = {}
     layout = model(**dict.fromkeys(modules, (5, 6)))
-    for read in (lambda: read_peft(config, views), lambda: read_bare(views, no_scalar)):
-        with suppress(FormatError, RefusedError):
-            lay(read(), layout, material(views))
+    with suppress(FormatError, RefusedError):
+        lay(read_peft(config, views), layout, material(views))
+    with suppress(FormatError, RefusedError):
+        lay(read_bare(views, no_scalar), layout, material(views))
 
 
 def test_bare_names():
@@ -267,6 +272,26 @@ def test_tensors_that_cannot_be_written():
     told = why_not_editable(layout)
     assert told["one"] == told["two"] == "shares its bytes with another tensor"
     assert told["turned"] == "is a view of other bytes"
+
+
+def test_factors_of_no_rank():
+    views = tensors(view("q.A", 0, 6), view("q.B", 5, 0))
+    with pytest.raises(RefusedError, match=r"factors of \[0, 6\]"):
+        read_bare(views, no_scalar)
+
+
+def test_views_are_gathered_in_order_and_never_grow():
+    data = np.arange(6, dtype="<f4").tobytes()
+    turned = TensorView(name="t", dtype="F32", shape=(2, 3), segment=0, strides=(1, 2))
+    assert np.array_equal(
+        gathered(turned, data).view("<f4"), np.arange(6).reshape(3, 2).T.reshape(-1)
+    )
+    same = TensorView(name="t", dtype="F32", shape=(1 << 40, 9), segment=0, strides=(0, 0))
+    with pytest.raises(FormatError, match="repeats its bytes"):
+        gathered(same, data)
+    long = TensorView(name="t", dtype="F32", shape=(2, 2), segment=0, strides=(5, 1))
+    with pytest.raises(FormatError, match="cut short"):
+        gathered(long, data)
 
 
 def test_a_long_list_is_cut():

@@ -35,7 +35,7 @@ def test_the_example_of_a_format_obeys_the_laws(tmp_path: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_a_page_names_exist(page: Path):
     named = set(re.findall(r"git theta ([a-z][a-z-]+)", page.read_text()))
-    assert named - {"merge", "add", "diff"} <= set(COMMANDS)
+    assert named - {"merge", "diff"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -70,7 +70,7 @@ def test_the_square_of_a_batch_is_something_else():
     images, labels = examples()
     found = stats.fisher(model, [(images, labels)], estimator="empirical")
     nn.functional.cross_entropy(model.eval()(images), labels, reduction="sum").backward()
-    gradient = model[0].weight.grad
+    gradient = model.get_parameter("0.weight").grad
     assert gradient is not None
     assert not torch.allclose(found["0.weight"], gradient**2 / len(images), rtol=0.1)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from git_theta import stats
+from git_theta.stats.gram import Layer
 
 LAYERS = [
     (nn.Linear(6, 4, bias=False), (5, 6)),
@@ -21,13 +22,13 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda value: str(value))
-def test_weight_and_matrix_say_what_comes_out(layer: nn.Conv2d, shape: tuple[int, ...]):
+def test_weight_and_matrix_say_what_comes_out(layer: Layer, shape: tuple[int, ...]):
     """Y = X W^T, so the Gram matrix of what comes out is W G W^T."""
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     found = stats.gram(nn.Sequential(layer), [(inputs, None)])
     assert list(found) == ["0.weight"]
     out = layer(inputs).detach()
-    rows = out.movedim(1, -1) if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) else out
+    rows = out if isinstance(layer, nn.Linear) else out.movedim(1, -1)
     rows = rows.reshape(-1, 4)
     flat = layer.weight.detach().reshape(4, -1)
     torch.testing.assert_close(flat @ found["0.weight"] @ flat.T, rows.T @ rows / len(rows))

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.core.chain import Bytes, Encoded, Slice, Update
+from git_theta.core.checkpoint import rebuild
+from git_theta.core.manifest import parse
 from git_theta.errors import CorruptError
 from git_theta.testing import version
 from git_theta.updates import factors, library, rounding
@@ -22,6 +24,7 @@ from git_theta.updates.factors import Thin
 from git_theta.updates.ia3 import Ia3Update
 from git_theta.updates.low_rank import LowRankUpdate
 from git_theta.updates.rounding import FLOATS
+from tests.unit.test_golden import DATA, PLUGINS, read
 from tests.unit.updates.records import part, raw, record, restored, stored
 
 GOLDEN = "tests/unit/test_golden.py::test_the_file_is_restored"
@@ -42,6 +45,22 @@ sys.exit(pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", {GOLDEN!r}]))
         [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_golden_objects_with_no_library(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(factors, "_library_is_exact", lambda: False)
+    calls = []
+
+    def counted(left: factors.Doubles, right: factors.Doubles) -> factors.Doubles:
+        calls.append(left.shape)
+        return sequential(left, right)
+
+    sequential = factors.sequential
+    monkeypatch.setattr(factors, "sequential", counted)
+    manifest = parse((DATA / "updates.safetensors.manifest").read_bytes())
+    pieces = b"".join(bytes(piece) for piece in rebuild(manifest, read, PLUGINS))
+    assert pieces == (DATA / "updates.safetensors").read_bytes()
+    assert len(calls) >= 5
 
 
 def big() -> tuple[Slice, npt.NDArray[np.uint8], bytes]:
@@ -237,3 +256,15 @@ def test_products_stay_on_one_thread_and_the_setting_comes_back():
     with library.one_thread(), library.one_thread():
         assert control.get() == 1
     assert control.get() == before
+
+
+@pytest.mark.parametrize("change", [1, 1e-30, 1e30, np.inf])
+def test_changes_of_odd_sizes_are_looked_at_in_peace(change: float):
+    base = np.random.default_rng(1).normal(size=(80, 90))
+    new = base.copy()
+    new[3, 4] += change
+    for update in (LowRankUpdate(), Ia3Update()):
+        update.estimate(part(new, "F64"), raw(base))
+        update.encode(part(new, "F64"), raw(base))
+        update.encode(part(base * 1e300, "F64"), raw(base))
+        update.encode(part(base * 1e-300, "F64"), raw(base))
