@@ -50,7 +50,7 @@ def seconds(work: Callable[[], Any], rounds: int) -> float:
         end.record()
         torch.cuda.synchronize()
         found.append(begin.elapsed_time(end) / 1000)
-    return statistics.median(found)
+    return float(statistics.median(found))
 
 
 def bandwidth(rounds: int) -> float:
@@ -59,7 +59,8 @@ def bandwidth(rounds: int) -> float:
 
     source = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source), rounds)
+    moved = float(2 * source.nbytes)
+    return moved / seconds(lambda: target.copy_(source), rounds)
 
 
 def measured(name: str, shape: tuple[int, ...], rounds: int, copy: float) -> Row:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import struct
 import zlib
@@ -22,6 +23,10 @@ import numpy.typing as npt
 
 BLOCK = 1 << 22  # elements made at a time
 WIDTHS = {"F32": 4, "BF16": 2}
+
+STEP = 0.003  # how far a full fine-tune moves weights, in their spread: as MiniLM's at 2e-5
+LOW_RANK = (8, 0.008)  # rank of a LoRA, and how far it moves what it is merged into
+SPARSE = (0.005, 0.02)  # share of the entries that change, and how far
 
 Floats = npt.NDArray[np.float32]
 Layout = dict[str, tuple[int, ...]]
@@ -98,14 +103,16 @@ def _header(layout: Layout, dtype: str) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _as_bytes(values: Floats, dtype: str) -> bytes:
+def as_bytes(values: Floats, dtype: str) -> bytes:
+    """Values as a file holds them."""
     if dtype == "F32":
         return values.tobytes()
     words = values.view(np.uint32)
     return ((words + 0x7FFF + ((words >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
 
 
-def _as_floats(data: bytes, dtype: str) -> Floats:
+def as_floats(data: bytes, dtype: str) -> Floats:
+    """What a file holds as values."""
     if dtype == "F32":
         singles: Floats = np.frombuffer(data, np.float32).copy()
         return singles
@@ -159,7 +166,7 @@ def make(kind: str, path: Path, scale: float) -> None:
         file.write(_header(layout, dtype))
         for name, shape in layout.items():
             for block in draw(name, shape, 1):
-                file.write(_as_bytes(block, dtype))
+                file.write(as_bytes(block, dtype))
 
 
 def change(source: Path, target: Path, count: int) -> dict[str, int]:
@@ -173,12 +180,92 @@ def change(source: Path, target: Path, count: int) -> dict[str, int]:
         for name in chosen:
             entry = found[name]
             file.seek(entry.start)
-            values = _as_floats(file.read(entry.end - entry.start), entry.dtype)
+            values = as_floats(file.read(entry.end - entry.start), entry.dtype)
             step = np.float32(0.05) * values.std()
             values += step * random.standard_normal(values.shape, np.float32)
             file.seek(entry.start)
-            file.write(_as_bytes(values, entry.dtype))
+            file.write(as_bytes(values, entry.dtype))
     return {name: found[name].end - found[name].start for name in chosen}
+
+
+def _moved(
+    kind: str, values: Floats, shape: tuple[int, ...], random: np.random.Generator
+) -> Floats:
+    """The values of a tensor after a fine-tune."""
+    spread = values.std()
+    if kind == "full":
+        values += np.float32(STEP) * spread * random.standard_normal(values.shape, np.float32)
+        return values
+    if kind == "lora":
+        rank, far = LOW_RANK
+        b = random.standard_normal((shape[0], rank), np.float32)
+        b *= np.float32(far / rank**0.5) * spread
+        a = random.standard_normal((rank, shape[1]), np.float32)
+        moved: Floats = values + (b @ a).ravel()
+        return moved
+    share, far = SPARSE
+    chosen = random.integers(0, values.size, int(values.size * share))
+    values[chosen] += np.float32(far) * spread * random.standard_normal(chosen.size, np.float32)
+    return values
+
+
+def tune(source: Path, target: Path, kind: str, seed: int) -> int:
+    """Copy a file as a fine-tune of some kind would leave it; bytes of the tensors that differ.
+
+    A full one moves everything, the others the matrices that are no embeddings.
+    """
+    shutil.copyfile(source, target)
+    moved = 0
+    with target.open("r+b") as file:
+        for name, entry in entries(source).items():
+            matrix = len(entry.shape) == 2 and not re.search("emb|wte|wpe", name)
+            if not (matrix or kind == "full"):
+                continue
+            random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
+            file.seek(entry.start)
+            values = as_floats(file.read(entry.end - entry.start), entry.dtype)
+            file.seek(entry.start)
+            file.write(as_bytes(_moved(kind, values, entry.shape, random), entry.dtype))
+            moved += entry.end - entry.start
+    return moved
+
+
+def pick(source: Path, target: Path, part: str) -> None:
+    """Write a file of the matrices alone whose names begin with something."""
+    chosen = {
+        name: entry
+        for name, entry in entries(source).items()
+        if name.startswith(part) and len(entry.shape) == 2
+    }
+    (dtype,) = {entry.dtype for entry in chosen.values()}
+    with source.open("rb") as file, target.open("wb") as out:
+        out.write(_header({name: entry.shape for name, entry in chosen.items()}, dtype))
+        for entry in chosen.values():
+            file.seek(entry.start)
+            out.write(file.read(entry.end - entry.start))
+
+
+def wide(path: Path, side: str, scale: float) -> None:
+    """Write 300 matrices of 16 MiB in bf16: `main`, or what one of two sides made of it.
+
+    Each side changed ten, three of them both. Those three hold weights in full; of the others only
+    the first row does, so that nobody waits for what plays no part.
+    """
+    rows, columns = 2048, int(4096 * scale)
+    layout: Layout = {f"block.{i:03}.weight": (rows, columns) for i in range(300)}
+    changed = {"main": range(0), "ours": range(10), "theirs": range(7, 17)}[side]
+    header = _header(layout, "BF16")
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 300 * rows * columns * 2)
+        for number, name in enumerate(layout):
+            shape = (rows if 7 <= number < 10 else 1, columns)
+            (values,) = trained(name, shape, 1)
+            if number in changed:
+                (moved,) = trained(name, shape, 2 if side == "ours" else 3)
+                values += np.float32(STEP) * moved
+            file.seek(len(header) + number * rows * columns * 2)
+            file.write(as_bytes(values, "BF16"))
 
 
 def main() -> None:
@@ -193,9 +280,22 @@ def main() -> None:
     changing.add_argument("source", type=Path)
     changing.add_argument("target", type=Path)
     changing.add_argument("--count", type=int, default=2)
+    tuning = commands.add_parser("tune")
+    tuning.add_argument("source", type=Path)
+    tuning.add_argument("target", type=Path)
+    tuning.add_argument("kind", choices=["full", "lora", "sparse"])
+    tuning.add_argument("--seed", type=int, default=1)
+    spreading = commands.add_parser("wide")
+    spreading.add_argument("path", type=Path)
+    spreading.add_argument("side", choices=["main", "ours", "theirs"])
+    spreading.add_argument("--scale", type=float, default=1.0)
     given = parser.parse_args()
     if given.command == "make":
         make(given.kind, given.path, given.scale)
+    elif given.command == "wide":
+        wide(given.path, given.side, given.scale)
+    elif given.command == "tune":
+        print(tune(given.source, given.target, given.kind, given.seed))
     else:
         print(json.dumps(change(given.source, given.target, given.count)))
 

@@ -37,12 +37,16 @@ class Cost:
     output: str
 
 
-def _environment(home: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "XDG_"))}
-    # The interpreter's own folder first: the git-theta that is tried is the one of this .venv.
-    here = Path(sys.executable).parent
+# The interpreter's own folder: the git-theta that is tried is the one of this .venv.
+HERE = Path(sys.executable).parent
+
+
+def _environment(home: Path, programs: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "XDG_", "VIRTUAL_"))}
+    others = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = [str(programs), *(folder for folder in others if Path(folder) != HERE)]
     return kept | {
-        "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": os.pathsep.join(path),
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
         "XDG_CACHE_HOME": str(home / ".cache"),
@@ -58,13 +62,13 @@ def _environment(home: Path) -> dict[str, str]:
 class Sandbox:
     """A temporary folder in which neither git nor its extensions see the user's settings."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, programs: Path = HERE) -> None:
         self.root = root
         home = root / "home"
-        home.mkdir()
-        self.env = _environment(home)
-        if shutil.which("git-theta", path=self.env["PATH"]) is None:
-            raise RunError(f"git-theta is not installed beside {sys.executable}: run make setup")
+        home.mkdir(parents=True)
+        self.env = _environment(home, programs)
+        if shutil.which("git-theta", path=str(programs)) is None:
+            raise RunError(f"git-theta is not installed in {programs}: run make setup")
         if shutil.which("git-lfs", path=self.env["PATH"]) is None:
             raise RunError("git-lfs is not installed: run make setup")
         self.run("git", "config", "--global", "user.name", "A. Modeller", cwd=home)
@@ -100,11 +104,14 @@ class Sandbox:
         os.sync()
         return self.run(*argv, cwd=cwd)
 
-    def repository(self, name: str, tool: str) -> Path:
-        """Make a repository in which a tool tracks safetensors files."""
+    def repository(self, name: str, tool: str | None) -> Path:
+        """Make a repository in which a tool tracks safetensors files, or where Git has its way."""
         path = self.root / name
         self.run("git", "init", "-q", str(path), cwd=self.root)
-        self.run("git", tool, "track", PATTERN, cwd=path)
+        if tool:
+            self.run("git", tool, "track", PATTERN, cwd=path)
+        else:
+            (path / ".gitattributes").write_text(f"{PATTERN} binary\n")
         self.run("git", "add", ".gitattributes", cwd=path)
         self.run("git", "commit", "-q", "-m", "Track models", cwd=path)
         return path

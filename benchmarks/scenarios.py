@@ -21,8 +21,12 @@ NAME = "model.safetensors"
 STEPS = {
     "first": "git add, first version",
     "two": "git add, 2 tensors changed",
+    "full": "git add, full fine-tune",
+    "lora": "git add, LoRA merged",
     "status": "git status after touch",
     "checkout": "git checkout of another version",
+    "chain": "git checkout, 8 updates deep",
+    "dense": "git checkout, stored dense",
     "clone": "git clone from file://",
     "version": "git theta --version",
     "handshake": "filter handshake",
@@ -87,7 +91,7 @@ def _subject(box: Sandbox, kind: str, scale: float) -> Subject:
     return Subject(kind, first, second, sum(changed.values()))
 
 
-def _place(model: Path, repo: Path, age: int) -> None:
+def place(model: Path, repo: Path, age: int) -> None:
     """Put a model into a work tree, older than the index: git trusts what it then sees."""
     target = repo / NAME
     target.unlink(missing_ok=True)
@@ -100,7 +104,12 @@ def _touch(path: Path, age: int) -> None:
     os.utime(path, (stamp, stamp))
 
 
-def _expect(tool: str, found: Path, model: Path) -> None:
+def expect(tool: str, found: Path, model: Path) -> None:
+    """See that a file is the one that was added.
+
+    Raises:
+        RunError: it is not.
+    """
     if not same(found, model):
         raise RunError(f"{tool}: {found} is not the file that was added")
 
@@ -120,7 +129,7 @@ class Round:
 
     def add(self, step: str, model: Path) -> None:
         """Time the add of a version, and count all that it leaves under .git."""
-        _place(model, self.repo, age=3600 if step == "first" else 1800)
+        place(model, self.repo, age=3600 if step == "first" else 1800)
         before = size(self.git_dir)
         cost = self.box.timed("git", "add", NAME, cwd=self.repo)
         stored = size(self.git_dir) - before
@@ -145,8 +154,8 @@ class Round:
         """Time the way to the first version and back."""
         for revision, model in (("HEAD~1", self.subject.first), ("main", self.subject.second)):
             self._time("checkout", "git", "checkout", "-q", revision)
-            _expect(self.tool, self.repo / NAME, model)
-            _settle(self.box, self.repo)
+            expect(self.tool, self.repo / NAME, model)
+            settle(self.box, self.repo)
 
     def clone(self) -> None:
         """Time a clone from a bare remote."""
@@ -155,12 +164,12 @@ class Round:
         self.box.run("git", "push", "-q", remote.as_uri(), "main", cwd=self.repo)
         argv = ("git", "clone", "-q", remote.as_uri(), str(clone))
         self._time("clone", *argv, cwd=self.box.root)
-        _expect(self.tool, clone / NAME, self.subject.second)
+        expect(self.tool, clone / NAME, self.subject.second)
         shutil.rmtree(remote)
         shutil.rmtree(clone)
 
 
-def _settle(box: Sandbox, repo: Path) -> None:
+def settle(box: Sandbox, repo: Path) -> None:
     """Let git see that a file it has just written is not about to change.
 
     A file as young as the index is cleaned again at every look; that is not the work timed next.
@@ -169,7 +178,7 @@ def _settle(box: Sandbox, repo: Path) -> None:
     box.run("git", "status", "--porcelain", cwd=repo)
 
 
-def _turns(rounds: int) -> Iterator[str]:
+def turns(rounds: int) -> Iterator[str]:
     """Both tools in each round, the other one first in the next."""
     for number in range(rounds):
         yield from TOOLS if number % 2 == 0 else TOOLS[::-1]
@@ -180,7 +189,7 @@ def whole_models(box: Sandbox, results: Results, kind: str, rounds: int, scale: 
     subject = _subject(box, kind, scale)
     results.facts[kind, "bytes"] = subject.first.stat().st_size
     results.facts[kind, "changed"] = subject.changed
-    for tool in _turns(rounds):
+    for tool in turns(rounds):
         turn = Round(box, results, subject, tool)
         turn.add("first", subject.first)
         turn.add("two", subject.second)
@@ -199,7 +208,7 @@ def one_add(box: Sandbox, results: Results, kind: str, rounds: int, scale: float
     in_child("benchmarks.models", "make", kind, str(model), "--scale", str(scale))
     results.facts[kind, "bytes"] = model.stat().st_size
     subject = Subject(kind, model, model, 0)
-    for tool in _turns(rounds):
+    for tool in turns(rounds):
         turn = Round(box, results, subject, tool)
         turn.add("first", model)
         if tool == "theta":
@@ -260,7 +269,7 @@ def starts(box: Sandbox, results: Results, kind: str, rounds: int, scale: float)
     del scale
     repos = {tool: box.repository(f"{tool}-{kind}", tool) for tool in TOOLS}
     words = {"lfs": ("git", "lfs", "version"), "theta": ("git", "theta", "--version")}
-    for tool in _turns(max(rounds, STARTS)):
+    for tool in turns(max(rounds, STARTS)):
         cost = box.run(*words[tool], cwd=repos[tool])
         results.add(kind, "version", tool, Sample(cost.wall, cost.cpu, cost.peak))
         wall = _handshake(box, repos[tool], tool)

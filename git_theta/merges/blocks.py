@@ -1,6 +1,6 @@
 """Whole tensors block by block: what a strategy holds besides its inputs is a few blocks.
 
-Blocks have a fixed size, so sums over them are added up in the same order on every machine.
+Blocks have a fixed size on each kind of device, so sums are added up in the same order every time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from git_theta.core.strategy import Versions
 from git_theta.errors import MergeError
 
 BLOCK = 1 << 18
+_DEVICE_BLOCK = 1 << 25
+"""On an accelerator a block must keep many cores busy."""
 
 
 def width(versions: Versions) -> torch.dtype:
@@ -24,8 +26,13 @@ def width(versions: Versions) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def slices(versions: Versions, step: int = BLOCK) -> Iterator[Versions]:
+def _block(versions: Versions) -> int:
+    return BLOCK if versions.models[0].device.type == "cpu" else _DEVICE_BLOCK
+
+
+def slices(versions: Versions, step: int | None = None) -> Iterator[Versions]:
     """The tensors in flat, widened slices; statistics of the same shape are cut along."""
+    step = step or _block(versions)
     dtype = width(versions)
     size = versions.models[0].numel()
 
@@ -49,7 +56,8 @@ def slices(versions: Versions, step: int = BLOCK) -> Iterator[Versions]:
 
 def by_rows(versions: Versions, length: int) -> Iterator[Versions]:
     """As `slices`, but always whole rows of a length."""
-    yield from slices(versions, max(1, length) * max(1, BLOCK // max(1, length)))
+    length = max(1, length)
+    yield from slices(versions, length * max(1, _block(versions) // length))
 
 
 def row_length(versions: Versions) -> int:

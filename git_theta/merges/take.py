@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from git_theta.core.strategy import Needs, Versions
+from git_theta.errors import MergeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,4 +51,6 @@ class Base:
 
     def merge(self, versions: Versions) -> Tensor:
         """The ancestor."""
-        return versions.models[0].clone() if versions.base is None else versions.base.clone()
+        if versions.base is None:
+            raise MergeError("there is no common ancestor")
+        return versions.base.clone()

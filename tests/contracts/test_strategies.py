@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from git_theta import registry
+from git_theta.core.strategy import Versions
+from git_theta.merges.average import Average
 from git_theta.testing import StrategyContract
 
 REQUIRED: dict[str, dict[str, Any]] = {"nearswap": {"t": 0.05}}
@@ -36,6 +41,15 @@ def instance(name: str, parameters: dict[str, Any]) -> Any:
     return registry.find("merges", name).load()(**parameters)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors are so small that torch's threads would do nothing but wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 CASES = [(name, REQUIRED.get(name, {})) for name in registry.names("merges")] + VARIANTS
 
 
@@ -48,5 +62,60 @@ def test_laws(name: str, parameters: dict[str, Any], law: str) -> None:
     getattr(contract(), law)()
 
 
-def test_the_laws_are_broken_by_what_breaks_them() -> None:
-    """A contract that nothing can break proves nothing."""
+class Sliced(Average):
+    """Breaks the law of slices: what it gives depends on where a slice begins."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return super().merge(versions) + float(versions.start)
+
+
+class Late(Average):
+    """Breaks the law of order."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return versions.models[-1].clone()
+
+
+class Writing(Average):
+    """Breaks the law of inputs."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return versions.models[0].mul_(2)
+
+
+class Endless(Average):
+    """Breaks the law of finite results."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return super().merge(versions) / (versions.models[0] - versions.models[1])
+
+
+class Flat(Average):
+    """Breaks the law of shapes."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return super().merge(versions)[:1]
+
+
+class Moody(Average):
+    """Breaks the law of repetition."""
+
+    def merge(self, versions: Versions) -> Tensor:
+        return torch.rand_like(versions.models[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (Sliced, "slices_give_the_bits_of_the_whole"),
+        (Late, "the_order_of_models_is_of_no_account_unless_it_says_so"),
+        (Writing, "its_inputs_stay_as_they_are"),
+        (Endless, "versions_that_are_all_the_same_or_zero_give_finite_results"),
+        (Flat, "results_have_the_shape_and_the_dtype_of_what_they_are_computed_in"),
+        (Moody, "twice_the_same_gives_the_same_bits"),
+    ],
+)
+def test_what_breaks_a_law_is_noticed(kind: type[Average], law: str) -> None:
+    contract = type("Contract", (StrategyContract,), {"strategy": kind()})
+    with pytest.raises((AssertionError, RuntimeError)):
+        getattr(contract(), f"test_{law}")()

@@ -1,4 +1,4 @@
-"""Strategies on a CUDA device: the same bits where entries are merged one by one, near elsewhere."""
+"""Strategies on a CUDA device: the same bits for elementwise ones, near for the others."""
 
 from __future__ import annotations
 

@@ -1,0 +1,42 @@
+"""The peers, each in a virtual environment of its own under .cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.sandbox import CACHE, RunError
+
+# What imports torch gets the one that this project is measured with.
+TORCH = "torch==2.13.0"
+PACKAGES = {
+    "git-theta": ("git-theta==0.2.0", "safetensors==0.8.0", TORCH),
+    "zipnn": ("zipnn==0.5.4", TORCH),
+    "mergekit": ("mergekit==0.1.4", TORCH),
+}
+
+
+def programs(peer: str) -> Path:
+    """The folder of a peer's programs, installed at the first call.
+
+    Raises:
+        RunError: it cannot be installed; says why.
+    """
+    wanted = PACKAGES[peer]
+    folder = CACHE / "peers" / wanted[0].replace("==", "-")
+    done = folder / "installed"
+    if done.exists() and done.read_text() == "\n".join(wanted):
+        return folder / "bin"
+    print(f"  installing {wanted[0]} into {folder}", file=sys.stderr, flush=True)
+    steps = (
+        (sys.executable, "-m", "venv", "--clear", str(folder)),
+        (str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *wanted),
+    )
+    for argv in steps:
+        found = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if found.returncode:
+            lines = found.stderr.strip().splitlines() or ["no reason given"]
+            raise RunError(f"{wanted[0]} cannot be installed: {lines[-1]}")
+    done.write_text("\n".join(wanted))
+    return folder / "bin"
