@@ -22,11 +22,11 @@ HEAD = "work | model | Git LFS: | git-theta: | against the bar | "
 
 
 def main() -> int:
-    """`read REV PATH`: decode a version from the store. `history`: 1,000 commits to fast-import."""
+    """`read REV...`: decode versions from the store. `history FILE`: commits for fast-import."""
     if sys.argv[1] == "read":
         _read(sys.argv[2:])
     else:
-        _write_history()
+        _write_history(Path(sys.argv[2]))
     return 0
 
 
@@ -45,7 +45,7 @@ def _read(revisions: list[str]) -> None:
     session.close()
 
 
-def _write_history() -> None:
+def _write_history(target: Path) -> None:
     """Manifests of a model of which every commit changes ten tensors; the objects are not there."""
     import hashlib
     import random
@@ -55,7 +55,7 @@ def _write_history() -> None:
     def name(*parts: object) -> str:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    chosen, tensors, out = random.Random(1), {}, sys.stdout.buffer  # noqa: S311
+    chosen, tensors, out = random.Random(1), {}, target.open("wb")  # noqa: S311
     for commit in range(COMMITS):
         everything = range(TENSORS)
         for number in everything if not commit else chosen.sample(everything, 10):
@@ -81,6 +81,7 @@ def _write_history() -> None:
         head = f"commit refs/heads/main\ncommitter A <a@example.org> {commit * 60 + 10**9} +0000\n"
         out.write(f"{head}data 1\nxM 100644 inline {NAME}\ndata {len(text)}\n".encode())
         out.write(text + b"\n")
+    out.close()
 
 
 # --- what is measured ----------------------------------------------------------------------------
@@ -144,10 +145,9 @@ def _many(box: Sandbox, results: Results, rounds: int, scale: float) -> None:
 
 def _history(box: Sandbox, results: Results, rounds: int) -> None:
     repo = box.repository("history", "theta")
-    stream = in_child("benchmarks.differences", "history")
-    box.run("git", "checkout", "-q", "--orphan", "empty", cwd=repo)
     source = box.root / "stream"
-    source.write_text(stream, encoding="utf-8")
+    in_child("benchmarks.differences", "history", str(source))
+    box.run("git", "checkout", "-q", "--orphan", "empty", cwd=repo)
     box.run("sh", "-c", f"git fast-import --quiet --force < {source}", cwd=repo)
     box.run("git", "gc", "-q", cwd=repo)
     source.unlink()

@@ -64,14 +64,20 @@ class LogEntry:
         }
 
 
-def entries(repo: Repo, found: Sequence[Commit], globs: Sequence[str] = ()) -> Iterator[LogEntry]:
+def entries(
+    repo: Repo, found: Sequence[Commit], globs: Sequence[str] = (), *, places: bool = False
+) -> Iterator[LogEntry]:
     """What each commit did; with `globs` only commits that touched such a tensor."""
     blobs = (blob for commit in found for blob in (commit.blob, commit.before))
     manifests = Manifests(repo, blobs)
     for commit in found:
         new, old = manifests.take(commit.blob), manifests.take(commit.before)
         raw = (new is None and commit.blob) or (old is None and commit.before)
-        did = step(old, new) if not raw else Step(changes={}, stored=0, summaries=())
+        did = (
+            step(old, new, summaries=places)
+            if not raw
+            else Step(changes={}, stored=0, summaries=())
+        )
         changes = {
             name: what
             for name, what in did.changes.items()

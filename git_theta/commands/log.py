@@ -46,7 +46,7 @@ def command(
         if not found:
             raise NotTrackedError(f"no commit has a file {path!r}", hint="git theta ls-files")
         shown = []
-        for entry in entries(session.repo, found, globs):
+        for entry in entries(session.repo, found, globs, places=page is not None):
             shown.append(entry)
             if not (as_json or page):
                 _print(entry)

@@ -105,8 +105,11 @@ def names_changed(old: Lines, new: Lines) -> set[str]:
     return {name for name, found in after.items() if before.get(name) != found}
 
 
-def step(old: Lines | None, new: Lines | None) -> Step:
-    """What happened between two manifests; None is a manifest that is not there."""
+def step(old: Lines | None, new: Lines | None, *, summaries: bool = False) -> Step:
+    """What happened between two manifests; None is a manifest that is not there.
+
+    Where the summaries lie is found only where that is asked for.
+    """
     lines = [side.tensors if side is not None else frozenset() for side in (old, new)]
     before, after = tensors_of(lines[0] - lines[1]), tensors_of(lines[1] - lines[0])
     changes = {}
@@ -118,7 +121,7 @@ def step(old: Lines | None, new: Lines | None) -> Step:
     return Step(
         changes=changes,
         stored=sum(_size(line) for line in brought),
-        summaries=_summaries(old, new, before, after) if old and new else (),
+        summaries=_summaries(old, new, before, after) if summaries and old and new else (),
     )
 
 
