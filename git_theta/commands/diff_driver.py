@@ -109,14 +109,23 @@ def _side(session: Session, stack: ExitStack, path: str, file: str, blob: str) -
     if text is not None:
         source = Stored(session, parse_at(path, text))
     else:
-        from git_theta.commands.scratch import Scratch
-
         handle = open_regular(session.repo.cwd / file)
         if handle is None:
             return None
         stack.callback(os.close, handle)
-        source = Scratch(session, path, handle)
+        source = _looked_at(session, path, file, handle)
     return Version([File(path, source)])
+
+
+def _looked_at(session: Session, path: str, file: str, handle: int) -> Source:
+    """A pass over a file that is no manifest; the filter may have made it just before."""
+    if session.path(path) == session.repo.cwd / file:
+        from git_theta.commands.peeking import peek
+
+        return peek(session, path, handle)
+    from git_theta.commands.scratch import Scratch
+
+    return Scratch(session, path, handle)
 
 
 def _manifest(session: Session, file: Path, blob: str) -> bytes | None:

@@ -88,7 +88,9 @@ class Sides:
         if is_manifest(os.pread(handle, 64, 0)):
             size = os.fstat(handle).st_size
             return Stored(self.session, parse_at(entry.path, os.pread(handle, size, 0)))
-        return self._scratch(entry.path, handle)
+        from git_theta.commands.peeking import peek
+
+        return peek(self.session, entry.path, handle)
 
     def _manifest(self, blob: str) -> bytes | None:
         begin = self.session.repo.objects.read(blob, limit=64)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.manifest import MAX_TEXT, is_manifest
 from git_theta.errors import PluginError
-from git_theta.repo.caller import is_diffing, shows_differences
+from git_theta.repo.caller import is_diffing, only_compares, shows_differences
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
 from git_theta.repo.streams import CountedStream, Incoming
@@ -48,6 +48,13 @@ class FilterHandlers:
         from git_theta.commands.clean import clean
         from git_theta.commands.progress import progress
 
+        if only_compares():
+            from git_theta.commands.peeking import answer
+
+            with progress(self._size(path), f"comparing {path}") as advance:
+                found = answer(self.session, path, CountedStream(content, advance))
+            if found is not None:
+                return found
         self._cleaned = True
         with progress(self._size(path), f"storing {path}") as advance:
             return clean(self.session, path, CountedStream(content, advance))

@@ -50,6 +50,12 @@ def _asked_of_the_system() -> Iterator[list[str]]:
             yield process.cmdline()
 
 
+def only_compares() -> bool:
+    """Whether what Git has cleaned is compared and then forgotten, never staged."""
+    command = git_command()
+    return bool(command) and command[0] in ("diff", "diff-files", "diff-index", "difftool")
+
+
 def shows_differences(asked: Mapping[str, str]) -> bool:
     """Whether what Git asks to be smudged is only to be compared: the manifest serves better."""
     return "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing()

@@ -107,12 +107,48 @@ def test_a_modified_file_is_compared(
     repo, old, new = two
     changed = {**new, "embed.weight": old["embed.weight"] * np.float32(1.1), "more": np.ones(3)}
     write(repo, changed)
+    before = repo.objects()
     text = repo.git("diff")
     assert "embed.weight" in text
     assert "not yet" in text
     assert "+ more" in text
     report = json_of(repo, "diff", "--exact")
     assert rows(report)["embed.weight"]["metrics"]["relative_l2"]["value"] == pytest.approx(0.1)
+    stat = repo.git("diff", "--stat")
+    assert "6 deletions" in stat or "deletions" in stat
+    lines = repo.git("diff", "--no-ext-diff", "-U0").splitlines()
+    assert sum(line.startswith('+"embed.weight"') for line in lines) == 1
+    assert not any("k.weight" in line for line in lines if line[0] in "+-")
+    assert repo.objects() == before
+    assert repo.git("diff", "HEAD~1", "--", NAME) != text
+
+
+def test_a_touched_file_is_no_difference(two: tuple[Sandbox, Weights, Weights]):
+    repo, _, _ = two
+    path = repo.work / NAME
+    path.write_bytes(path.read_bytes())
+    assert repo.git("diff") == ""
+    os.utime(path, (10**9, 10**9))
+    assert repo.git("diff", "--stat") == ""
+    assert repo.theta("diff", "--exit-code").stdout == ""
+    assert repo.git("status", "--porcelain") == ""
+
+
+def test_a_changed_file_is_read_once(two: tuple[Sandbox, Weights, Weights]):
+    repo, old, new = two
+    write(repo, {**new, "embed.weight": old["embed.weight"] * np.float32(1.1)})
+    os.utime(repo.work / NAME, (10**9, 10**9))
+    scratch = repo.work / ".git" / "theta" / "tmp"
+    repo.git("diff", "--stat")
+    (left,) = scratch.glob("diff-*")
+    assert "embed.weight" in repo.git("diff")
+    repo.git("diff", "--stat")
+    left.write_bytes(b"damaged")
+    assert "embed.weight" in repo.git("diff")
+    write(repo, {**new, "head": np.zeros(8, "<f4")})
+    text = repo.git("diff")
+    assert "head" in text
+    assert "embed.weight" not in text
 
 
 def test_stat_and_log_and_show_are_line_diffs(two: tuple[Sandbox, Weights, Weights]):
