@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}\Z")
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _NEAR = 2.0
 _CUT = re.compile(r"([./])")
 
