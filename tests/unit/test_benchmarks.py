@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import ml_dtypes
@@ -119,7 +120,7 @@ def test_a_fine_tune_moves_what_its_kind_moves(made, tmp_path, kind):
     assert 0.003 < share <= 0.005 if kind == "sparse" else share > 0.99
 
 
-def _matrices(path):
+def _matrices(path: Path) -> list[str]:
     found = models.entries(path).items()
     return [
         n for n, e in found if len(e.shape) == 2 and not n.startswith(("wte", "wpe", "model.emb"))
