@@ -55,12 +55,24 @@ def to_bytes(numbers: torch.Tensor, dtype: str) -> Bytes:
     if flat.dtype == torch.float64 and dtype not in ("F64", "F32"):
         flat = _round_to_odd(flat)
     stored = flat.to(_TORCH[dtype])
-    finite = torch.isfinite(stored.to(torch.float32) if stored.element_size() == 1 else stored)
-    if not bool(finite.all()):
-        what = "is not finite" if not bool(torch.isfinite(flat).all()) else f"overflows {dtype}"
-        raise MergeError(f"the result {what}", hint="merge this tensor otherwise: --for NAME ...")
+    if not _within(flat, torch.finfo(_TORCH[dtype]).max):
+        finite = torch.isfinite(stored.to(torch.float32) if stored.element_size() == 1 else stored)
+        if not bool(finite.all()):
+            exact = bool(torch.isfinite(flat).all())
+            raise MergeError(
+                f"the result {f'overflows {dtype}' if exact else 'is not finite'}",
+                hint="merge this tensor otherwise: --for NAME ...",
+            )
     found: Bytes = stored.view(torch.uint8).numpy()
     return found
+
+
+def _within(numbers: torch.Tensor, limit: float) -> bool:
+    """Whether all numbers are finite and at most `limit` in magnitude; one pass, nothing made."""
+    if not numbers.numel():
+        return True
+    low, high = torch.aminmax(numbers)  # a NaN anywhere is the answer of both
+    return -limit <= float(low) and float(high) <= limit
 
 
 def _round_to_odd(wide: torch.Tensor) -> torch.Tensor:
@@ -80,7 +92,7 @@ def has_only_finite(numbers: torch.Tensor) -> bool:
     """Whether there is no NaN and no infinity."""
     if numbers.element_size() == 1:
         numbers = numbers.to(torch.float32)
-    return bool(torch.isfinite(numbers).all())
+    return _within(numbers, torch.finfo(numbers.dtype).max)
 
 
 def check_device(name: str) -> str:

@@ -22,7 +22,6 @@ from git_theta.repo.reuse import Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
-_BASES = 2
 
 
 class Keeper:
@@ -76,8 +75,8 @@ class Keeper:
     def _store(self, new: Slice, digest: str, where: Where, summary: Summary | None) -> Outcome:
         if self._chooser is None or len(new.data) < _WORTH_A_BASE:
             return dense_record(self._session.plugins.updates(DENSE), new, digest)
-        kin = self._relatives.of(new, digest, where, summary)
-        return self._chooser.store(new, digest, itertools.islice(kin, _BASES), where.name)
+        nearest = itertools.islice(self._relatives.of(new, digest, where, summary), 1)
+        return self._chooser.store(new, digest, nearest, where.name)
 
     def _choosing(self) -> Chooser:
         loaded = ((name, self._update(name)) for name in registry.names("updates"))

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import click
 
+from git_theta.commands.clean import clean
 from git_theta.commands.conflicts import explain, explain_raw
 from git_theta.commands.deciding import Decision, decide
 from git_theta.commands.history import LATER
 from git_theta.commands.merging import Outcome, Side, merge_manifests
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable
-from git_theta.core.manifest import is_manifest, parse
+from git_theta.core.manifest import MAGIC, is_manifest, parse
 from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
 from git_theta.core.threeway import Fate
 from git_theta.errors import MergeError
+from git_theta.repo.streams import PlainStream
 from git_theta.settings import merged_heads
 
 MERGED, CONFLICT = 0, 1
@@ -47,28 +49,50 @@ def command(base: str, ours: str, theirs: str, marker_size: int, path: str) -> i
     if is_sidecar(path):
         note(f"git theta: {printable(path)}: statistics of our side; the merged model has none yet")
         return MERGED
-    heads = list(merged_heads().items())
-    commit, name = heads[0] if len(heads) == 1 else (None, "theirs")
-    before = _read(Path(base), "base")
-    here = _read(Path(ours), "ours", ("HEAD", path))
-    there = _read(Path(theirs), name, (commit, path) if commit else None)
-    if here is None or there is None:
-        explain_raw(path)
-        return CONFLICT
     session = Session()
     try:
         if session.settings.merge_now == LATER:  # git theta merge sees to it itself
             return CONFLICT
-        return _merge(session, path, Path(ours), before, [here, there])
+        sides = _sides(session, path, (base, ours, theirs))
+        if sides[1] is None or sides[2] is None:
+            explain_raw(path)
+            return CONFLICT
+        return _merge(session, path, Path(ours), sides[0], [sides[1], sides[2]])
     finally:
         session.close()
 
 
-def _read(path: Path, label: str, place: tuple[str, str] | None = None) -> Side | None:
-    data = path.read_bytes()
-    if not is_manifest(data):
+def _sides(
+    session: Session, path: str, files: tuple[str, str, str]
+) -> tuple[Side | None, Side | None, Side | None]:
+    heads = list(merged_heads().items())
+    commit, name = heads[0] if len(heads) == 1 else (None, "theirs")
+    base, ours, theirs = map(Path, files)
+    there = (commit, path) if commit else None
+    return (
+        _read(session, path, base, "base", None),
+        _read(session, path, ours, "ours", ("HEAD", path)),
+        _read(session, path, theirs, name, there),
+    )
+
+
+def _read(
+    session: Session, path: str, file: Path, label: str, place: tuple[str, str] | None
+) -> Side | None:
+    """One version; one that was committed before the path was tracked is stored now."""
+    with file.open("rb") as opened:
+        head = opened.read(len(MAGIC))
+    if not head:
         return None
-    return Side(manifest=parse(data), label=label, text=data, place=place)
+    if is_manifest(head):
+        text = file.read_bytes()
+    else:
+        found = session.repo.attributes([path], ["filter"])
+        if found.get(path, {}).get("filter") != "theta":
+            return None
+        with file.open("rb") as opened:
+            text = clean(session, path, PlainStream(opened.fileno()))
+    return Side(manifest=parse(text), label=label, text=text, place=place)
 
 
 def _merge(session: Session, path: str, target: Path, base: Side | None, sides: list[Side]) -> int:

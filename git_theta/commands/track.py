@@ -64,7 +64,7 @@ def _options(format_name: str | None, merge_name: str | None) -> dict[str, str]:
         raise UsageError(
             f"no format is called {format_name!r}", hint=f"installed are: {', '.join(known)}"
         )
-    if merge_name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", merge_name):
+    if merge_name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}(:\S+)?", merge_name):
         raise UsageError(f"this cannot be the name of a merge strategy: {merge_name!r}")
     given = {"theta-format": format_name, "theta-merge": merge_name}
     return {name: value for name, value in given.items() if value is not None}

@@ -13,7 +13,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -28,6 +28,7 @@ LINKS = 8
 GROWTH = 2
 _LINE = 150
 _GOOD = 0.9
+_SMALL = 256 << 10
 _TRIED = 2
 _BASES = 3
 _COMPARED = 128 << 10
@@ -151,23 +152,42 @@ class Chooser:
     ) -> Outcome:
         """The smallest record of a chunk that was found, proven by decoding it."""
         asked = _Asked(new, digest)
-        standing = self._dense.estimate(new, None) or float(len(new.data))
+        waiting = iter(relatives)
+        first = next(waiting, None)
+        if first is None and not self._alone:
+            return self._dense_record(asked)
+        relatives = waiting if first is None else itertools.chain([first], waiting)
+        dense = self._dense_record(asked) if len(new.data) <= _SMALL else None
+        standing = self._standing(asked) if dense is None else dense.size
         if name in self.loaded:
             relatives = list(relatives)
             brought = self._brought(asked, self.loaded[name], relatives, standing)
             if brought is not None:
                 return brought
+        best = self._found(asked, relatives, standing)
+        if best is not None and best.size < _GOOD * standing:
+            return best
+        dense = dense or self._dense_record(asked)
+        return best if best is not None and best.size < dense.size else dense
+
+    def _standing(self, asked: _Asked) -> float:
+        """About how large the chunk is if it is stored whole."""
+        return self._dense.estimate(asked.new, None) or float(len(asked.new.data))
+
+    def _found(
+        self, asked: _Asked, relatives: Iterable[Relative], standing: float
+    ) -> Outcome | None:
+        """The smallest of the records that are not dense; the first that is clearly better."""
         best = self._best(asked, self._alone, standing) if self._alone else None
-        for relative, base, data in _within_bounds(relatives, new):
+        for relative, base, data in _within_bounds(relatives, asked.new):
             room = GROWTH * max(relative.root, standing) - relative.stored
             limit = min(room, standing if best is None else best.size)
-            found = self._best(_Asked(new, digest, base, data), self._based, limit)
+            found = self._best(replace(asked, base=base, data=data), self._based, limit)
             if found is not None and found.size < limit:
                 best = found
             if best is not None and best.size < _GOOD * standing:
-                return best
-        dense = self._dense_record(asked)
-        return best if best is not None and best.size < dense.size else dense
+                break
+        return best
 
     def _brought(
         self, asked: _Asked, loaded: Loaded, relatives: Iterable[Relative], standing: float
@@ -176,7 +196,7 @@ class Chooser:
         for relative, base, data in _within_bounds(relatives, asked.new):
             made = loaded(asked.new, data)
             if made is not None and made[0] in self._all:
-                there = _Asked(asked.new, asked.digest, base, data)
+                there = replace(asked, base=base, data=data)
                 found = self._proven(there, self._all[made[0]], made[1])
                 room = GROWTH * max(relative.root, standing) - relative.stored
                 if found is not None and found.size < min(room, standing):

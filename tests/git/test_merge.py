@@ -170,3 +170,28 @@ def test_other_files_in_conflict_leave_a_merge_to_be_finished(repo: Sandbox):
     (repo.work / "notes.txt").write_text("both\n")
     repo.commit("merged")
     assert len(repo.git("log", "-1", "--format=%P").split()) == 2
+
+
+def test_an_ancestor_that_was_committed_raw(sandbox: Sandbox):
+    """Both branches began to track the file after they left their ancestor."""
+    sandbox.init(track="")
+    two = Two(sandbox)
+    track = "*.safetensors filter=theta diff=theta merge=theta -text theta-merge=average\n"
+    sandbox.git("checkout", "-q", "-b", "tracked")
+    (sandbox.work / ".gitattributes").write_text(track)
+    sandbox.git("add", "--renormalize", ".")
+    sandbox.git("add", ".gitattributes")
+    sandbox.git("commit", "-q", "-m", "tracked")
+    sandbox.git("branch", "-f", "main", "tracked~1")
+    for name, changes in (
+        ("main", {"layer.0.weight": ONES, "layer.2.weight": ONES * 4}),
+        ("other", {"layer.1.weight": ONES, "layer.2.weight": ONES}),
+    ):
+        sandbox.git("checkout", "-q", "-B", name, "tracked~1")
+        (sandbox.work / ".gitattributes").write_text(track)
+        two.write(changes)
+        sandbox.commit(name)
+    sandbox.git("checkout", "-q", "main")
+    sandbox.git("merge", "--no-edit", "other")
+    wanted = two.base | dict.fromkeys(("layer.0.weight", "layer.1.weight"), ONES)
+    assert same(two.loaded(), wanted | {"layer.2.weight": ONES * 2.5})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from git_theta import registry
 from git_theta.commands import computing, merger
 from git_theta.commands.reading import Source
 from git_theta.core.manifest import parse
@@ -255,3 +257,61 @@ def test_neither_order_nor_slices_change_a_bit(bench: Bench, data: Any, dtype: A
         patch.setattr(computing, "BLOCK", block)
         sliced, _ = merged(bench, base, ours, theirs, device="cpu")
     assert same(sliced, found)
+
+
+def networks(count: int) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    base = {
+        "layers.0.weight": torch.randn(8, 6, generator=generator),
+        "layers.0.bias": torch.randn(8, generator=generator),
+        "layers.1.weight": torch.randn(4, 8, generator=generator),
+    }
+    changed = [
+        {name: w + 0.1 * torch.randn(w.shape, generator=generator) for name, w in base.items()}
+        for _ in range(count)
+    ]
+    return [base, *changed]
+
+
+REQUIRED = {"nearswap": {"t": 0.05}}
+
+
+@pytest.mark.parametrize("name", registry.names("merges"))
+def test_every_strategy_runs_in_the_engine(bench: Bench, name: str):
+    needs = registry.load_class("merges", name).needs
+    least, most = needs.models
+    count = max(least, min(3, most or 3))
+    base, *models = networks(count)
+    rule = Rule(strategy=name, parameters=REQUIRED.get(name, {}))
+    sides = [bench.model(model, f"side {n}") for n, model in enumerate(models)]
+    beside = {kind: bench.model(statistic(kind)).manifest for kind in needs.statistics}
+    sides = [replace(side, statistics=beside) for side in sides]
+    before = bench.model(base, "base")
+    outcome = bench.merge(before, *sides, rules=[rule])
+    found = bench.tensors(outcome)
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in base.items()}
+    again = bench.merge(before, *sides, rules=[rule])
+    assert again.text == outcome.text
+    if not needs.ordered and not needs.seeded:
+        turned = bench.tensors(bench.merge(before, *sides[::-1], rules=[rule]))
+        assert all(torch.allclose(turned[n], found[n], atol=1e-5) for n in found)
+
+
+def statistic(kind: str) -> dict[str, torch.Tensor]:
+    """Made-up statistics of `networks`, of the right shapes."""
+    base = networks(1)[0]
+    if kind == "fisher":
+        return {name: torch.rand(w.shape) + 0.1 for name, w in base.items()}
+    inputs = {name: torch.randn(20, w.shape[1]) for name, w in base.items() if w.dim() == 2}
+    return {name: x.T @ x / len(x) for name, x in inputs.items()}
+
+
+def test_statistics_that_are_missing_are_named(bench: Bench):
+    with pytest.raises(MergeError, match="fisher needs fisher statistics, which side 0 and side 1"):
+        merged(bench, {"a": W}, {"a": W * 2}, {"a": W * 3}, rules=[Rule(strategy="fisher")])
+
+
+def test_gaps_between_rules_are_conflicts(bench: Bench):
+    base, ours, theirs = ({"a": W * n, "b": W * n} for n in (1, 2, 4))
+    _, outcome = merged(bench, base, ours, theirs, rules=[replace(AVERAGE, pattern="a")])
+    assert reasons(outcome) == {"b": "changed differently"}

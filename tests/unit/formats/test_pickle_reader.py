@@ -66,7 +66,7 @@ def test_old_protocols(protocol: int) -> None:
 
 
 def test_every_operation_of_python_is_known() -> None:
-    known = pickle_reader._OPERATIONS.keys() | {ord(".")}
+    known = pickle_reader.OPERATIONS.keys() | {ord(".")}
     assert {ord(op.code) for op in pickletools.opcodes} == known
 
 
@@ -217,7 +217,7 @@ def test_random_programs_raise_nothing_but_format_errors(data: bytes) -> None:
 
 
 _OPS = st.sampled_from(
-    [bytes([code]) for code in pickle_reader._OPERATIONS]
+    [bytes([code]) for code in pickle_reader.OPERATIONS]
     + [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n"]
     + [b"X\x07\0\0\0storage", b"ctorch\nFloatStorage\n", b"K\x01", b"h\x00", b"q\x00", b"(", b"t"]
 )
