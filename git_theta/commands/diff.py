@@ -78,9 +78,8 @@ def command(  # noqa: PLR0913
         sides = Sides(session, stack)
         pairs = _pairs(sides, words, context.meta.get(_PATHS), staged)
         if page is not None:
-            return _write(
-                sides, pairs, page, " -> ".join(words[:2]) or "the work tree", exact=exact
-            )
+            told = " -> ".join(words[:2]) or "the work tree"
+            return int(_write(sides, pairs, page, told, exact=exact) and exit_code)
         found = list(_compared(sides, pairs, exact=exact))
     differing = [diff for diff in found if diff.differs]
     if as_json:
@@ -94,8 +93,11 @@ def command(  # noqa: PLR0913
     return int(exit_code and bool(differing))
 
 
-def _write(sides: Sides, pairs: Sequence[Model], page: str, told: str, *, exact: bool) -> int:
-    """Write the page; the weights of what changed are read where they are here."""
+def _write(sides: Sides, pairs: Sequence[Model], page: str, told: str, *, exact: bool) -> bool:
+    """Write the page, and say whether anything differs.
+
+    The weights of what changed are read where they are here.
+    """
     from git_theta.commands.diff_page import diff_page
     from git_theta.commands.pages.assemble import write_page
     from git_theta.commands.watching import Pictures
@@ -108,7 +110,17 @@ def _write(sides: Sides, pairs: Sequence[Model], page: str, told: str, *, exact:
             made.append((diff, pictures.found))
     write_page(Path(page), diff_page(made, told, exact=exact))
     note(f"written: {printable(page)}")
-    return 0
+    return bool(made)
+
+
+def differences(
+    session: Session, words: Sequence[str], paths: Sequence[str] | None, *, exact: bool
+) -> list[ModelDiff]:
+    """The models that differ, for whoever wants records rather than a report."""
+    with ExitStack() as stack:
+        sides = Sides(session, stack)
+        pairs = _pairs(sides, words, paths, staged=False)
+        return [diff for diff in _compared(sides, pairs, exact=exact) if diff.differs]
 
 
 def _print(diffs: Sequence[ModelDiff]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import git_theta
 from tests.checkpoints import torch_zip
 from tests.sandbox import Sandbox, encode, model
 
@@ -405,3 +406,19 @@ def test_a_low_rank_update_tells_its_rank_without_weights(repo: Sandbox):
     assert row["kinds"] == ["low-rank"]
     assert row["metrics"]["rank"] == {"value": 4, "error": 0.0}
     assert "rank" not in rows(json_of(repo, "diff", "HEAD", "HEAD~1"))["w"]["metrics"]
+
+
+def test_the_api_returns_what_the_command_prints(
+    two: tuple[Sandbox, Weights, Weights], monkeypatch: pytest.MonkeyPatch
+):
+    repo, _, _ = two
+    for name in ("HOME", "GIT_CONFIG_GLOBAL", "PATH"):
+        monkeypatch.setenv(name, repo.env[name])
+    found = git_theta.diff("HEAD~1", "HEAD", repo=repo.work, exact=True)
+    printed = json_of(repo, "diff", "HEAD~1", "HEAD", "--exact")
+    assert json.loads(json.dumps([diff.to_dict() for diff in found])) == printed["models"]
+    assert git_theta.diff("HEAD~1", "HEAD", repo=repo.work, paths=["other"]) == ()
+    entries = git_theta.log(NAME, repo=repo.work)
+    assert [entry.to_dict() for entry in entries] == json_of(repo, "log", NAME)
+    with pytest.raises(AttributeError):
+        git_theta.nothing  # noqa: B018
