@@ -7,6 +7,7 @@ options to messages and exit codes, is Git's.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from typing import NamedTuple
 
 import click
 
+from git_theta.commands.direct import hint_after
 from git_theta.commands.options import standing_directory
-from git_theta.commands.session import Session
+from git_theta.commands.pull import find_pending, pull
+from git_theta.commands.session import Session, say
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.index import restat
 from git_theta.repo.keeping import directory_in, keep
@@ -82,6 +85,7 @@ def _run(verb: str, words: Sequence[str]) -> int:
             trust = ["-c", "core.trustctime=false"] if changing else []
             done = subprocess.run(["git", *trust, verb, *words], cwd=where, env=env)
         _settle(repo, changing)
+        _finish(session)
     finally:
         session.close()
     return done.returncode
@@ -142,6 +146,18 @@ def _revision(repo: Repo, words: Sequence[str]) -> str | None:
         if commit is not None:
             return commit
     return None
+
+
+def _finish(session: Session) -> None:
+    """Write what is still a manifest: an interrupted command may have left it so."""
+    if session.repo.top is None or session.settings.skip_smudge:
+        return
+    waiting, failures = find_pending(session.repo, [])
+    # A file that is not there at all was deleted, which is the user's own doing.
+    left = [pending for pending in waiting if os.path.lexists(pending.target)]
+    pull(session, left, failures)
+    for path, error in failures:
+        say(path, f"left as a manifest: {error}", hint_after(error, path))
 
 
 def _settle(repo: Repo, kept: dict[str, _Looks]) -> None:

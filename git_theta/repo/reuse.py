@@ -16,14 +16,14 @@ from contextlib import suppress
 
 from git_theta.core.chain import Updates, decode_chunk, links_of, sealed
 from git_theta.core.compact import places
-from git_theta.core.manifest import Chunk, Manifest, is_manifest, parse
+from git_theta.core.manifest import MAX_TEXT, Chunk, Manifest, is_manifest, parse
 from git_theta.core.payload import OBJECT_MAGIC
 from git_theta.errors import ThetaError
 from git_theta.repo.catalog import Catalog
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 
-MAX_MANIFEST = 256 << 20
+MAX_MANIFEST = MAX_TEXT
 _LATEST = 64
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"

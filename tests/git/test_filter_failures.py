@@ -63,8 +63,11 @@ def test_broken_files_are_stored_with_a_word(repo: Sandbox, name: str, said: str
     (repo.work / NAME).write_bytes(data)
     done = repo.run("git", "add", NAME)
     lines = [line for line in done.stderr.splitlines() if line.startswith(f"git theta: {NAME}")]
-    assert len(lines) == bool(said)
-    assert all(line.startswith(f"git theta: {NAME}: {said}") for line in lines)
+    scanned = [line for line in lines if "whoever loads this file" in line]
+    told = [line for line in lines if line not in scanned]
+    assert len(told) == bool(said)
+    assert all(line.startswith(f"git theta: {NAME}: {said}") for line in told)
+    assert bool(scanned) == (name == "zip-cut")  # nobody can say what a reader would make of it
     assert parse(repo.git("cat-file", "blob", f":0:{NAME}").encode()).format == "opaque"
     (repo.work / NAME).unlink()
     repo.git("checkout", "--", NAME)
