@@ -233,7 +233,8 @@ def sampled(data: Bytes, word: int) -> Bytes:
     total = len(data) // word
     run = _SAMPLE // _RUNS
     if total <= _SAMPLE:
-        return data[: min(total, run) * word].copy()
+        few: Bytes = data[: min(total, run) * word].copy()
+        return few
     starts = np.linspace(0, total - run, _RUNS).astype(int)
     return np.concatenate([data[s * word : (s + run) * word] for s in starts])
 
