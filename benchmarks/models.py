@@ -14,7 +14,7 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ SPARSE = (0.005, 0.02)  # share of the entries that change, and how far
 
 Floats = npt.NDArray[np.float32]
 Layout = dict[str, tuple[int, ...]]
+Draw = Callable[[str, tuple[int, ...], int], Iterator[Floats]]
 
 
 class Entry(NamedTuple):
@@ -151,7 +152,8 @@ def cheap(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Floats]:
 
 def make(kind: str, path: Path, scale: float) -> None:
     """Write one of the files that are measured."""
-    dtype, draw = "F32", trained
+    dtype: str = "F32"
+    draw: Draw = trained
     if kind == "fp32":
         layout = gpt(scale)
     elif kind == "bf16":
@@ -162,6 +164,11 @@ def make(kind: str, path: Path, scale: float) -> None:
         layout, draw = {f"w.{i:03}": (16, int((1 << 18) * scale)) for i in range(256)}, cheap
     else:
         layout, draw = {"w": (4096, int((1 << 18) * scale))}, cheap
+    write(path, layout, dtype, draw)
+
+
+def write(path: Path, layout: Layout, dtype: str = "F32", draw: Draw = trained) -> None:
+    """Write a file of drawn values."""
     with path.open("wb") as file:
         file.write(_header(layout, dtype))
         for name, shape in layout.items():

@@ -100,6 +100,7 @@ class Reuse:
         self._sizes: dict[str, int] = {}
         self._named: set[str] = set()
         self._earned: dict[str, Chunk | None] = {}
+        self._seen: set[str] = set()
         self._others: list[Manifest] | None = None
         self.proven: list[Chunk] = []
 
@@ -219,9 +220,11 @@ class Reuse:
 
     def _here(self, oid: str) -> bool:
         """Whether an object is here with the right size; it is then kept from collection."""
-        if not self._store.has(oid, self._sizes.get(oid, -1)):
-            return False
-        self._store.freshen(oid)
+        if oid not in self._seen:
+            if not self._store.has(oid, self._sizes.get(oid, -1)):
+                return False
+            self._store.freshen(oid)
+            self._seen.add(oid)
         return True
 
     def _alone(self, digest: str) -> Chunk | None:
