@@ -61,13 +61,13 @@ def one_large(name: str) -> bytes:
 
 
 def test_what_is_used_again_is_not_collected(repo: Sandbox):
-    """A status stored it, a commit of another file uses it: it stays when its time has come."""
+    """What was cleaned and forgotten is used by a commit: it stays when its time has come."""
     (repo.work / "readme").write_text("x")
     repo.commit()
     (repo.work / NAME).write_bytes(encode({"a": weights(3)}))
     repo.commit()
     (repo.work / NAME).write_bytes(one_large("tried out"))
-    repo.git("diff", "--stat")
+    repo.git("hash-object", "--path", NAME, NAME)
     tried = stored(repo) - {*manifest(repo).objects}
     (repo.work / NAME).write_bytes(one_large("kept"))
     repo.commit()
