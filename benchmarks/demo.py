@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.minilm import minilm, sha256
-from benchmarks.sandbox import TOOLS, RunError, Sandbox, in_child, sandbox, size
+from benchmarks.sandbox import CACHE, TOOLS, RunError, Sandbox, in_child, sandbox, size
 from benchmarks.second_act import second_act
 
 NAME = "model.safetensors"
+PAGES = CACHE / "demo"
 NOTE = b'"note":"reviewed"'
 
 
@@ -153,6 +154,21 @@ def demonstrate(console: Console) -> None:
             "(sha256), with both tools.[/green]"
         )
         second_act(console, box)
+        _pages(console, box, stories["theta"])
+
+
+def _pages(console: Console, box: Sandbox, story: Story) -> None:
+    """What became of the model, to look at; the pages outlive the sandbox."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    report, history = PAGES / "report.html", PAGES / "history.html"
+    diff = ("git", "theta", "diff", story.versions[0][0], story.versions[-1][0])
+    box.run(*diff, "--html", str(report), cwd=story.repo)
+    box.run("git", "theta", "log", NAME, "--html", str(history), cwd=story.repo)
+    console.print(
+        f"\nWhat changed in the model, to look at in a browser: [bold]{report.as_uri()}[/bold]\n"
+        f"and its history: {history.as_uri()}",
+        soft_wrap=True,
+    )
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import everyday, hundred, merging, peers, speed, updates
+from benchmarks import differences, everyday, hundred, merging, peers, speed, updates
 from benchmarks.report import Section, headed, replaced
 from benchmarks.sandbox import CACHE, ROOT, RunError, Sandbox, sandbox
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Part] = {
     "peers": peers.measure,
     "hundred": hundred.measure,
     "merging": merging.measure,
+    "diff": differences.measure,
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 DISK = 20e9

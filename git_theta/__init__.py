@@ -1,5 +1,23 @@
-"""Version model checkpoints with Git, tensor by tensor."""
+"""Version model checkpoints with Git, tensor by tensor.
+
+`diff` and `log` are the commands of these names as functions that return records.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from git_theta.commands.api import LogEntry, ModelDiff, diff, log
+
 __version__ = "0.1.0"
+__all__ = ["LogEntry", "ModelDiff", "diff", "log"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public only when it is asked for: Git starts this package all the time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from git_theta.commands import api
+
+    return getattr(api, name)

@@ -42,6 +42,10 @@ def _run(words: list[str]) -> int:
         return 0
     if words and words[0] in _FILTERS and not _asks_for_help(words):
         return _filter(words)
+    if words[:1] == ["diff-driver"] and not _asks_for_help(words):
+        from git_theta.commands.diff_driver import run as drive
+
+        return drive(words[1:])
     from git_theta.commands.menu import run
 
     return run(words)

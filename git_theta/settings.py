@@ -108,6 +108,12 @@ def caller_directory() -> Path:
     return Path(os.environ.get("GIT_PREFIX", ""))
 
 
+def difftool() -> str | None:
+    """The command with which `git difftool` wants two files compared, if that is what runs us."""
+    command = os.environ.get("GIT_EXTERNAL_DIFF", "")
+    return command if "difftool--helper" in command else None
+
+
 def debugging(words: Sequence[str] = ()) -> bool:
     """Whether failures show a traceback: `-v` on the command line, or GIT_THETA_DEBUG."""
     before = words[: words.index("--")] if "--" in words else words

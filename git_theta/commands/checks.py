@@ -239,7 +239,9 @@ def check_plugins(subject: Subject) -> Iterator[Finding]:
                 remedy=f"pip install {printable(provider.split(' ')[0])}",
             )
     claims = [
-        _claim(group, name) for group in ("formats", "updates") for name in registry.names(group)
+        _claim(group, name)
+        for group in ("formats", "updates", "metrics")
+        for name in registry.names(group)
     ]
     for error in claims:
         if error is not None:

@@ -8,31 +8,53 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from git_theta.core.manifest import MAX_TEXT, is_manifest
 from git_theta.errors import PluginError
+from git_theta.repo.caller import is_diffing, only_compares, shows_differences
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
 from git_theta.repo.streams import CountedStream, Incoming
+
+if TYPE_CHECKING:
+    from git_theta.commands.session import Session
+    from git_theta.commands.smudge import Smudger
 
 STDIN, STDOUT = 0, 1
 
 
 class FilterHandlers:
-    """Opens the session with the first file, so that the handshake stays light."""
+    """Opens the session with the first file that needs one, so that the handshake stays light."""
 
     def __init__(self) -> None:
-        from git_theta.commands.direct import DirectFiles
+        self._cleaned = False
+
+    @cached_property
+    def session(self) -> Session:
         from git_theta.commands.session import Session
+
+        return Session()
+
+    @cached_property
+    def _smudger(self) -> Smudger:
+        from git_theta.commands.direct import DirectFiles
         from git_theta.commands.smudge import Smudger
 
-        self.session = Session()
-        self._smudger = Smudger(self.session, DirectFiles(self.session))
-        self._cleaned = False
+        return Smudger(self.session, DirectFiles(self.session))
 
     def clean(self, path: str, content: Incoming) -> bytes:
         from git_theta.commands.clean import clean
         from git_theta.commands.progress import progress
 
+        if only_compares():
+            from git_theta.commands.peeking import answer
+
+            with progress(self._size(path), f"comparing {path}") as advance:
+                found = answer(self.session, path, CountedStream(content, advance))
+            if found is not None:
+                return found
         self._cleaned = True
         with progress(self._size(path), f"storing {path}") as advance:
             return clean(self.session, path, CountedStream(content, advance))
@@ -45,10 +67,13 @@ class FilterHandlers:
 
     def finish(self) -> None:
         """Write what was put off until Git is done."""
-        self._smudger.direct.finish()
+        if "_smudger" in self.__dict__:
+            self._smudger.direct.finish()
 
     def close(self) -> None:
         """Tidy up after a command that cleaned files, and end."""
+        if "session" not in self.__dict__:
+            return
         try:
             if self._cleaned:
                 self.session.collect()
@@ -58,6 +83,10 @@ class FilterHandlers:
     def smudge(
         self, path: str, content: Incoming, asked: Mapping[str, str]
     ) -> Iterable[memoryview] | None:
+        if shows_differences(asked) and is_manifest(content.head(64)):
+            text = content.head(MAX_TEXT + 1)
+            content.drain()
+            return iter([memoryview(text)])
         return self._smudger.smudge(path, content, asked)
 
     def delayed(self) -> list[str]:
@@ -82,7 +111,8 @@ def filter_process() -> int:
     """Serve Git until it closes the pipe."""
     gc.set_threshold(100_000, 50, 100)  # many records, few cycles: looking for those costs more
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
-    threading.Thread(target=_load_ahead, daemon=True).start()
+    if not is_diffing():  # to hand over manifests takes nothing more
+        threading.Thread(target=_load_ahead, daemon=True).start()
     handshake(reader, writer)
     handlers = FilterHandlers()
     try:

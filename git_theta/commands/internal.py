@@ -1,4 +1,4 @@
-"""Help for the commands that Git runs as filters; `cli` runs them without this module."""
+"""Help for the filters and drivers that Git runs; `cli` runs them without this module."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from git_theta.errors import UsageError
 @click.command()
 @click.argument("words", nargs=-1)
 def command(words: tuple[str, ...]) -> None:  # noqa: ARG001
-    """Run by Git as the filter of tracked files; not for use by hand.
+    """Run by Git as a filter or driver of tracked files; not for use by hand.
 
-    `git theta install` puts it into Git's configuration as filter.theta.
+    `git theta install` puts them into Git's configuration as filter.theta and diff.theta.
     """
-    raise UsageError("the filters are run by Git", hint="git theta install")
+    raise UsageError("the filters and drivers are run by Git", hint="git theta install")

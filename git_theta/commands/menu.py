@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from git_theta import __version__
-from git_theta.commands.terminal import be_quiet
+from git_theta.commands.terminal import be_quiet, write_anything
 from git_theta.errors import ThetaError
 from git_theta.settings import COMPLETE, completing
 
@@ -56,6 +55,9 @@ COMMANDS: dict[str, Entry] = {
     "push": Entry(TRANSFER, "push", "Upload the objects that a remote lacks."),
     "fetch": Entry(TRANSFER, "fetch", "Download the objects that are missing here."),
     "pull": Entry(TRANSFER, "pull", "Fetch, and write the files that are still manifests."),
+    "diff": Entry(INSPECT, "diff", "Show what changed in a model, tensor by tensor."),
+    "log": Entry(INSPECT, "log", "List the commits of a model and what each did to it."),
+    "blame": Entry(INSPECT, "blame", "Show the commit that last changed each tensor."),
     "show": Entry(INSPECT, "show", "Show the tensors of a file and how each is stored."),
     "du": Entry(INSPECT, "du", "Show what the files cost in storage."),
     "export": Entry(INSPECT, "export", "Write a file as it was in some commit."),
@@ -71,6 +73,7 @@ COMMANDS: dict[str, Entry] = {
     "clean": Entry("", "internal", "Run by Git: a file to its manifest."),
     "smudge": Entry("", "internal", "Run by Git: a manifest to its file."),
     "merge-driver": Entry("", "merge_driver", "Run by Git when both sides changed a file."),
+    "diff-driver": Entry("", "internal", "Run by git diff for a tracked file."),
     "pre-push": Entry("", "pre_push", "Run by Git before a push."),
 }
 
@@ -183,8 +186,7 @@ def run(words: list[str]) -> int:
     Raises:
         ThetaError: as the command does; a misused command line is one too.
     """
-    for stream in (sys.stdout, sys.stderr):
-        _write_anything(stream)
+    write_anything()
     if completing():
         MENU.main(args=words, prog_name=NAME, complete_var=COMPLETE)
     try:
@@ -209,9 +211,3 @@ class MisusedError(ThetaError):
         context = error.ctx
         path = context.command_path if context else NAME
         super().__init__(error.format_message(), hint=f"{path} -h")
-
-
-def _write_anything(stream: Any) -> None:
-    """A terminal that cannot show a letter shows its number instead."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from git_theta.commands.model_totals import total_lines, totals, tree_lines
 from git_theta.commands.options import JSON_OPTION, path_from_top, split_revision
 from git_theta.commands.terminal import (
     count,
@@ -27,8 +28,9 @@ from git_theta.repo.tracked import find_blob, parse_at
 
 @click.command()
 @click.argument("place", metavar="[REV:]PATH")
+@click.option("--tree", is_flag=True, help="Show the modules as a tree.")
 @JSON_OPTION
-def command(place: str, as_json: bool) -> None:
+def command(place: str, tree: bool, as_json: bool) -> None:
     """Show the tensors of a file and how each is stored.
 
     PATH alone is what is staged; HEAD~2:PATH what was committed, the path from the top of the
@@ -46,9 +48,16 @@ def command(place: str, as_json: bool) -> None:
     manifest = parse_at(path, text)
     report = _report(manifest, Store.of(repo.common_dir))
     if as_json:
-        say_json({"path": path, "rev": rev, "blob": oid, **report})
+        say_json({"path": path, "rev": rev, "blob": oid, **report, **totals(manifest)})
+        return
+    if tree:
+        say_painted(printable(path), "bold")
+        for line in tree_lines(manifest.tensors):
+            say(line)
     else:
         _print(path, report)
+    for line in total_lines(manifest):
+        say(line)
 
 
 def _report(manifest: Manifest, store: Store) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from git_theta.errors import (
     PluginError,
     TransferError,
 )
-from git_theta.repo.caller import is_diffing, may_delay
+from git_theta.repo.caller import may_delay
 from git_theta.repo.reuse import MAX_MANIFEST
 from git_theta.repo.streams import Incoming, spool
 
@@ -53,8 +53,6 @@ class Smudger:
             return self._raw(content)
         text = content.head(MAX_MANIFEST + 1)
         content.drain()
-        if "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing():
-            return iter([memoryview(text)])
         self.session.ensure_hooks(storing=False)
         if not self.session.settings.skip_smudge and self.direct.take(path, text, asked):
             return iter([memoryview(text)])

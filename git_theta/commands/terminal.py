@@ -7,6 +7,7 @@ a window's title.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,13 @@ from git_theta.settings import wants_colour
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 _quiet = False
+
+
+def write_anything() -> None:
+    """A terminal that cannot show a letter shows its number instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def be_quiet() -> None:

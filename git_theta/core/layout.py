@@ -223,6 +223,18 @@ class Relayout(Protocol):
     ) -> Relaid: ...
 
 
+class Describe(Protocol):
+    """A format that can also say what a file holds beside its tensors, for people to read."""
+
+    def describe(self, file: RangeReader) -> Iterable[tuple[str, str]]:
+        """Names and texts of what is no tensor; in `file`, all tensors are zeros.
+
+        Raises:
+            FormatError: the skeleton is not understood.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
     """A skeleton made of several: a new one, or that of one model with patches.
@@ -299,6 +311,12 @@ class SplitFormat(Protocol):
     def join(self, skeleton: bytes, tensors: Iterable[SplitTensor]) -> Iterator[bytes]:
         """Write the file again from what `split` returned."""
         ...
+
+
+class SplitDescribe(Protocol):
+    """A split format that can also say what a file holds beside its tensors."""
+
+    def describe(self, skeleton: bytes) -> Iterable[tuple[str, str]]: ...
 
 
 class SplitRelayout(Protocol):

@@ -26,6 +26,7 @@ NOTE = (
 PREFIX = 16
 CHUNK = 32 << 20
 MAX_CHUNK = 64 << 20
+MAX_TEXT = 256 << 20
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z")

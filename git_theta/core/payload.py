@@ -85,6 +85,17 @@ def unpack(record: Buffer) -> tuple[Header, Iterator[memoryview]]:
     return header, _frames(view, start, header.frames)
 
 
+def body(record: memoryview) -> memoryview:
+    """What follows the header of a record, unread: for many small records of one raw frame.
+
+    Raises:
+        CorruptError: the bytes are no record.
+    """
+    if len(record) < _LENGTH.size:
+        raise CorruptError("a stored record is too short")
+    return record[_LENGTH.size + _LENGTH.unpack_from(record)[0] :]
+
+
 def header_of(start: Buffer) -> Header:
     """Read the header of a record from its first bytes.
 

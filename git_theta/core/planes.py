@@ -231,8 +231,11 @@ def guess_grain(data: Bytes) -> Grain:
 def sampled(data: Bytes, word: int) -> Bytes:
     """About 64 Ki numbers from all over the data, in a few runs: the same places in equal sizes."""
     total = len(data) // word
-    run = min(total, _SAMPLE // _RUNS)
-    starts = np.linspace(0, total - run, _RUNS if total > _SAMPLE else 1).astype(int)
+    run = _SAMPLE // _RUNS
+    if total <= _SAMPLE:
+        few: Bytes = data[: min(total, run) * word].copy()
+        return few
+    starts = np.linspace(0, total - run, _RUNS).astype(int)
     return np.concatenate([data[s * word : (s + run) * word] for s in starts])
 
 

@@ -8,6 +8,8 @@ its format splits and joins has no runs: its tensors are in the order that `join
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,3 +75,29 @@ def ordered_segments(manifest: Manifest, order: Sequence[str | bytes]) -> list[S
         ]
     except KeyError as error:
         raise CorruptError(f"the manifest lacks a segment of its file: {error}") from error
+
+
+class SkeletonReader:
+    """A file of which only the skeleton is known, read like the file; segments are zeros."""
+
+    def __init__(self, skeleton: Skeleton, sizes: Sequence[int]) -> None:
+        self._runs: list[tuple[int, int, int]] = []
+        at = start = 0
+        for run, size in zip(skeleton.runs or (), [*sizes, 0], strict=False):
+            self._runs.append((at, start, run))
+            at += run + size
+            start += run
+        self._data = skeleton.data
+        self.size = at
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        out = bytearray(max(0, min(size, self.size - offset)))
+        first = bisect_right(self._runs, offset, key=lambda run: run[0]) - 1
+        for at, start, run in itertools.islice(self._runs, max(0, first), None):
+            if at >= offset + len(out):
+                break
+            low, high = max(offset, at), min(offset + len(out), at + run)
+            if low < high:
+                out[low - offset : high - offset] = self._data[start + low - at : start + high - at]
+        return bytes(out)

@@ -11,13 +11,14 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
 from git_theta.core.dtypes import COMPLEX, DTYPES, FLOAT
+from git_theta.core.payload import Buffer
 from git_theta.errors import CorruptError
 
 WIDTH = 64
@@ -26,6 +27,7 @@ _SKETCHED_FROM = 1024
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Numbers: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Summary:
         return float(np.linalg.norm((self.sketch - other.sketch).astype(np.float64)))
 
 
-def unpack(data: bytes) -> Summary:
+def unpack(data: Buffer) -> Summary:
     """Read a summary.
 
     Raises:
@@ -189,6 +191,18 @@ def _floats(block: Bytes, dtype: str) -> Floats:
         parts = _numpy_type(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         values: Floats = block.view(parts).astype(np.float32, copy=False)
+    return values
+
+
+def numbers(data: Bytes, dtype: str, *, wide: bool = False) -> Numbers:
+    """The values in some bytes as float32, or as float64 where `wide` is true."""
+    target: Any = np.float64 if wide else np.float32
+    if dtype == "BF16":
+        words = data.view("<u2").astype(np.uint32)
+        np.left_shift(words, 16, out=words)
+        return words.view(np.float32).astype(target, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values: Numbers = data.view(_numpy_type(dtype)).astype(target, copy=False)
     return values
 
 

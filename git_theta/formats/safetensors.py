@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from git_theta.core.dtypes import nbytes, word
@@ -99,6 +99,13 @@ class SafetensorsFormat:
                 for index, (_, _, dtype, shape, name) in enumerate(placed)
             ),
         )
+
+    def describe(self, file: RangeReader) -> Iterator[tuple[str, str]]:
+        """The metadata of the header."""
+        header, _ = self._read_header(file)
+        metadata = header.get(METADATA, {})
+        for key, value in metadata.items() if isinstance(metadata, dict) else ():
+            yield f"metadata.{key}", value if isinstance(value, str) else json.dumps(value)
 
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:  # noqa: ARG002
         """Patch nothing: a header says nothing of the tensors' values."""

@@ -7,7 +7,7 @@ and its bytes. Numbers are little-endian whatever the system says, because the w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,7 +16,14 @@ from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
 from git_theta.formats.pickle_merge import Program, merge_values
 from git_theta.formats.pickle_reader import Node, PickleTruncatedError
-from git_theta.formats.torch_objects import Storage, name_tensors, read_objects, storage_of, words
+from git_theta.formats.torch_objects import (
+    Storage,
+    name_scalars,
+    name_tensors,
+    read_objects,
+    storage_of,
+    words,
+)
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -57,6 +64,10 @@ class TorchLegacyFormat:
             segments=tuple(replace(s, word=widths[i]) for i, s in enumerate(segments)),
             tensors=tensors,
         )
+
+    def describe(self, file: RangeReader) -> Iterator[tuple[str, str]]:
+        """The plain values that the file holds beside its tensors, such as an optimizer's."""
+        yield from name_scalars(_read_pickles(file)[0])
 
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:  # noqa: ARG002
         """Patch nothing: the format has no checksums."""

@@ -7,6 +7,7 @@ unknown is an error: an object of a foreign class is walked through by its state
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ MAX_WALKS = 16
 MAX_DEPTH = 200
 MAX_NAMES = 64 << 20
 MAX_NAME = 4096
+MAX_SCALARS = 20_000
 
 _STORAGES = {
     "DoubleStorage": "F64",
@@ -97,6 +99,8 @@ class Tensor:
 
 
 _PARTS = (Tensor, Storage, Node, list, tuple)
+_PLAIN = (str, int, float, bool, bytes)
+_WALKED = (Node, list, tuple)
 # Marks a mapping whose pairs were given as arguments.
 _PAIRS = object()
 
@@ -138,6 +142,23 @@ def name_tensors(roots: Mapping[str, Any], places: Mapping[str, int]) -> Iterato
             if room < 0:
                 raise FormatError(f"the names of tensors fill more than {MAX_NAMES} bytes")
             yield _view(name, tensor, places[tensor.storage.key])
+
+
+def name_scalars(root: Any) -> Iterator[tuple[str, str]]:
+    """Name every plain value beside the tensors, and write it as text; at most `MAX_SCALARS`."""
+    stack: list[tuple[str, Any, int]] = [("", root, 0)]
+    walks: dict[int, int] = {}
+    found = 0
+    while stack and found < MAX_SCALARS:
+        path, value, depth = stack.pop()
+        if value is None or isinstance(value, _PLAIN):
+            found += 1
+            yield path or "value", str(value)[:MAX_NAME]
+        elif isinstance(value, _WALKED) and depth <= MAX_DEPTH and len(path) <= MAX_NAME:
+            walks[id(value)] = walks.get(id(value), 0) + 1
+            if walks[id(value)] <= MAX_WALKS:
+                below = ((_join(path, key), child, depth + 1) for key, child in _children(value))
+                stack.extend(reversed(list(itertools.islice(below, MAX_SCALARS))))
 
 
 def words(

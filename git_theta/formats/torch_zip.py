@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from git_theta.formats.pickle_merge import Program, merge_values
 from git_theta.formats.pickle_reader import Node
 from git_theta.formats.torch_objects import (
     Storage,
+    name_scalars,
     name_tensors,
     read_objects,
     storage_of,
@@ -76,6 +77,15 @@ class TorchZipFormat:
             ),
             tensors=tensors,
         )
+
+    def describe(self, file: RangeReader) -> Iterator[tuple[str, str]]:
+        """The plain values that the file holds beside its tensors, such as an optimizer's."""
+        members = _torch_members(file)
+        for name, folder, _ in _PICKLES[:1]:
+            if name in members:
+                data = unpack(file, members[name], limit=MAX_PICKLE)
+                root, _ = read_objects(data, storage=_Storages(folder, members).find)
+                yield from name_scalars(root)
 
     def refresh(self, file: RangeReader, layout: Layout) -> Mapping[int, bytes]:
         """Write the CRC-32 of each storage into every place that repeats it."""

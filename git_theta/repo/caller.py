@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +19,46 @@ _DIFFING = frozenset(
 @cache
 def git_command() -> tuple[str, ...]:
     """The subcommand of the calling Git and its arguments; empty where that is not known."""
-    import psutil  # costs time that most filter runs need not spend
-
-    try:
-        for process in psutil.Process().parents():
-            words = process.cmdline()
-            if words and Path(words[0]).name == "git":
-                command = _subcommand(words[1:])
-                if command and command[0] != "theta":
-                    return command
-    except psutil.Error:
-        return ()
+    for words in _ancestors():
+        if words and Path(words[0]).name == "git":
+            command = _subcommand(words[1:])
+            if command and command[0] != "theta":
+                return command
     return ()
+
+
+def _ancestors() -> Iterator[list[str]]:
+    """The command lines of the parent, its parent, and so on."""
+    proc, process = Path("/proc"), os.getppid()
+    if not (proc / str(process) / "cmdline").exists():
+        yield from _asked_of_the_system()
+        return
+    with suppress(OSError, ValueError):
+        while process > 1:
+            words = (proc / str(process) / "cmdline").read_bytes().split(b"\0")
+            yield [os.fsdecode(word) for word in words[:-1]]
+            # The second field is the program's name in brackets, and may hold anything.
+            fields = (proc / str(process) / "stat").read_bytes().rpartition(b")")[2].split()
+            process = int(fields[1])
+
+
+def _asked_of_the_system() -> Iterator[list[str]]:
+    import psutil  # where there is no /proc
+
+    with suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            yield process.cmdline()
+
+
+def only_compares() -> bool:
+    """Whether what Git has cleaned is compared and then forgotten, never staged."""
+    command = git_command()
+    return bool(command) and command[0] in ("diff", "diff-files", "diff-index", "difftool")
+
+
+def shows_differences(asked: Mapping[str, str]) -> bool:
+    """Whether what Git asks to be smudged is only to be compared: the manifest serves better."""
+    return "blob" in asked and not {"can-delay", "treeish"} & set(asked) and is_diffing()
 
 
 def _subcommand(words: list[str]) -> tuple[str, ...]:

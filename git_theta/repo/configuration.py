@@ -20,6 +20,7 @@ WANTED: dict[str, str] = {
     "filter.theta.required": "true",
     "merge.theta.name": "git-theta: merge checkpoints tensor by tensor",
     "merge.theta.driver": "git-theta merge-driver -- %O %A %B %L %P",
+    "diff.theta.command": "git-theta diff-driver",
     "diff.theta.xfuncname": (
         '^"(objects|tensors|segments|bases)": \\{$\n^"(([^"\\\\]|\\\\.)*)": \\{"dtype"'
     ),

@@ -16,14 +16,14 @@ from contextlib import suppress
 
 from git_theta.core.chain import Updates, decode_chunk, links_of, sealed
 from git_theta.core.compact import places
-from git_theta.core.manifest import Chunk, Manifest, is_manifest, parse
+from git_theta.core.manifest import MAX_TEXT, Chunk, Manifest, is_manifest, parse
 from git_theta.core.payload import OBJECT_MAGIC
 from git_theta.errors import ThetaError
 from git_theta.repo.catalog import Catalog
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 
-MAX_MANIFEST = 256 << 20
+MAX_MANIFEST = MAX_TEXT
 _LATEST = 64
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
@@ -100,6 +100,7 @@ class Reuse:
         self._sizes: dict[str, int] = {}
         self._named: set[str] = set()
         self._earned: dict[str, Chunk | None] = {}
+        self._seen: set[str] = set()
         self._others: list[Manifest] | None = None
         self.proven: list[Chunk] = []
 
@@ -219,9 +220,11 @@ class Reuse:
 
     def _here(self, oid: str) -> bool:
         """Whether an object is here with the right size; it is then kept from collection."""
-        if not self._store.has(oid, self._sizes.get(oid, -1)):
-            return False
-        self._store.freshen(oid)
+        if oid not in self._seen:
+            if not self._store.has(oid, self._sizes.get(oid, -1)):
+                return False
+            self._store.freshen(oid)
+            self._seen.add(oid)
         return True
 
     def _alone(self, digest: str) -> Chunk | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -201,3 +202,14 @@ def open_regular(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def blob_into(cwd: Path, blob: str, handle: int) -> None:
+    """Write a blob of Git's, whatever its size, into an open file."""
+    subprocess.run(
+        ["git", "cat-file", "blob", blob],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=handle,
+        check=True,
+    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from git_theta.testing.chunks import Version, version, versions
 from git_theta.testing.formats import BytesReader, FormatContract, SplitFormatContract, pieces
+from git_theta.testing.metrics import MetricContract, estimated, measured
 from git_theta.testing.updates import UpdateContract
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BytesReader",
     "FormatContract",
+    "MetricContract",
     "SplitFormatContract",
     "StrategyContract",
     "Tensors",
     "UpdateContract",
     "Version",
+    "estimated",
+    "measured",
     "merged",
     "pieces",
     "version",

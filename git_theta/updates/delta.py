@@ -21,13 +21,13 @@ class DeltaUpdate:
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         if base is None or len(base) != len(new.data):
             return None
-        return residual.Sample(new.data, base, new.cut.word or 1).planes()
+        return residual.sample_of(new.data, base, new.cut.word or 1).planes()
 
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         if base is None or len(base) != len(new.data):
             return None
         word = new.cut.word or 1
-        sample = residual.Sample(new.data, base, word)
+        sample = residual.sample_of(new.data, base, word)
         frames = residual.encode_planes(new.data, base, word, sample)
         return Encoded(frames=frames, cut=Grain(word), block=BLOCK)
 

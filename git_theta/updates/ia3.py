@@ -21,6 +21,8 @@ from git_theta.updates.rounding import Float
 Scale = npt.NDArray[np.floating[Any]]
 
 ROWS, COLUMNS = 0, 1
+# Less than this many numbers are not worth the look: differences of them take little anyway.
+_LEAST = 2048
 
 
 class Ia3Update:
@@ -32,6 +34,8 @@ class Ia3Update:
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         found = matrix_of(new)
         if found is None or base is None or len(base) != len(new.data):
+            return None
+        if found[0].count < _LEAST:
             return None
         promise = scaling.probe(new.data, base, *found)
         return None if promise is None else promise.size

@@ -33,10 +33,12 @@ class LowRankUpdate:
     name: ClassVar[str] = "low-rank"
     needs_base: ClassVar[bool] = True
 
-    @one_thread()
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
-        promise = None if change is None else recovery.probe(change)
+        if change is None or not recovery.side(change):
+            return None
+        with one_thread():
+            promise = recovery.probe(change)
         return None if promise is None else promise.size
 
     @one_thread()

@@ -27,6 +27,7 @@ _SMALL, _LARGE = 120, 160
 _NOTHING = 1e-14
 _HUGE = 1e140
 _WORTH = 0.9
+_ALMOST = 0.99
 
 Doubles = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -79,6 +80,26 @@ class Change:
         begin = self.matrix.begin(self.matrix.whole.start)
         return begin + rows[:, np.newaxis] * self.matrix.columns + columns
 
+    def roughly(self, right: Doubles) -> Doubles | None:
+        """The transposed difference times (the difference times a thin matrix), in float32.
+
+        None for numbers of 64 bits, and where float32 overflows.
+        """
+        if self.kind.word > np.dtype(np.float32).itemsize:
+            return None
+        thin = right.astype(np.float32)
+        out = np.zeros(right.shape, np.float32)
+        whole = self.matrix.whole
+        with np.errstate(invalid="ignore", over="ignore"):
+            for first, last in self.matrix.blocks(whole):
+                at = slice(*self.matrix.inside(first, last))
+                block = rounding.widened(self.new[at], self.kind) - rounding.widened(
+                    self.base[at], self.kind
+                )
+                block = block.reshape(-1, self.matrix.columns)
+                out += block.T @ (block @ thin)
+        return out.astype(np.float64) if np.isfinite(out).all() else None
+
     def times(self, right: Doubles) -> Doubles:
         """The difference times a thin matrix."""
         out = np.empty((self.rows, right.shape[1]))
@@ -110,25 +131,54 @@ def probe(change: Change) -> Promise | None:
     with what is there: an honest test, since noise in a small matrix always looks low-rank to a
     decomposition of its own, but never foretells what was held out.
     """
-    rows, columns = change.rows, change.matrix.columns
-    side = min(rows, columns, _LARGE if rows * columns >= 1 << 20 else _SMALL) - _HELD_OUT
-    if side < _LEAST_LINES:
+    kept = side(change)
+    if not kept:
         return None
     rng = np.random.default_rng(0)
     at = change.places(
-        rng.choice(rows, side + _HELD_OUT, replace=False),
-        rng.choice(columns, side + _HELD_OUT, replace=False),
+        rng.choice(change.rows, kept + _HELD_OUT, replace=False),
+        rng.choice(change.matrix.columns, kept + _HELD_OUT, replace=False),
     )
-    found, held = change.values(at), at[side:, side:].ravel()
-    left, sizes, right = np.linalg.svd(found[:side, :side])
-    steps = (found[side:, :side] @ right.T, left.T @ found[:side, side:])
-    rank, near = _best_rank(found[side:, side:], steps, sizes, change)
+    found, held = change.values(at), at[kept:, kept:].ravel()
+    left, sizes, right = np.linalg.svd(found[:kept, :kept])
+    steps = (found[kept:, :kept] @ right.T, left.T @ found[:kept, kept:])
+    if not _hopeful(found[kept:, kept:], steps, sizes, change):
+        return None
+    rank, near = _best_rank(found[kept:, kept:], steps, sizes, change)
     if not rank:
         return None
     bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
     if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
         return None
     return Promise(rank, change.matrix.count * bits / 8 + _price(change, rank) / 8)
+
+
+def side(change: Change) -> int:
+    """How many rows and columns a probe decomposes; 0 where the matrix is too small for one."""
+    rows, columns = change.rows, change.matrix.columns
+    most = _LARGE if rows * columns >= 1 << 20 else _SMALL
+    kept = min(rows, columns, most) - _HELD_OUT
+    return kept if kept >= _LEAST_LINES else 0
+
+
+def _hopeful(
+    target: Doubles, steps: tuple[Doubles, Doubles], sizes: Doubles, change: Change
+) -> bool:
+    """Whether any rank might save something: `_best_rank` for all ranks at once, not as exactly.
+
+    What differs by rounding differs only where next to nothing is left, which is a gain anyway.
+    """
+    energy, most = float(np.vdot(target, target)), len(sizes) - _SPARE_RANKS - 1
+    tried = min(most, int(np.count_nonzero(sizes > _NOTHING * sizes[0])))
+    if energy < 1 / _HUGE**2 or tried < 1:
+        return False
+    down, across = steps[0][:, :tried] / sizes[:tried], steps[1][:tried]
+    explained = np.einsum("ir,ir->r", down, target @ across.T)
+    overlaps = np.tril((down.T @ down) * (across @ across.T))
+    grown = 2 * overlaps.sum(axis=1) - np.diag(overlaps)
+    left = energy - 2 * np.cumsum(explained) + np.cumsum(grown)
+    gains = 0.5 * change.matrix.count * np.log2(energy / np.maximum(left, _NOTHING * energy))
+    return bool((gains > _ALMOST * _price(change, 1) * np.arange(1, tried + 1)).any())
 
 
 def _price(change: Change, rank: int) -> float:
@@ -170,8 +220,9 @@ def recover(change: Change, rank: int) -> Found | None:
     """The factors of a change, of about a rank, by a randomised decomposition in float64."""
     width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
     start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
-    basis = np.linalg.qr(change.times(start))[0]
-    turned, energy = change.transposed_times(basis)
+    turned = change.roughly(start)
+    if turned is None:
+        turned = change.transposed_times(np.linalg.qr(change.times(start))[0])[0]
     basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)

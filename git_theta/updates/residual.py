@@ -108,6 +108,7 @@ class Sample:
         sample = planes.sampled(new, word).view(WORDS[word])
         self.folded = fold(sample, planes.sampled(reference, word).view(WORDS[word]), sample)
         self.changed = np.flatnonzero(self.folded)
+        self._sizes: list[int] | None = None
 
     @property
     def density(self) -> float:
@@ -116,13 +117,19 @@ class Sample:
 
     def noise(self) -> frozenset[int]:
         """The planes that no coder would shorten."""
-        return planes.noise(planes.plane_sizes(self.folded), len(self.folded))
+        return planes.noise(self.sizes(), len(self.folded))
+
+    def sizes(self) -> list[int]:
+        """The coded size of each plane of the sample."""
+        if self._sizes is None:
+            self._sizes = planes.plane_sizes(self.folded)
+        return self._sizes
 
     def planes(self) -> float:
         """About how many bytes all differences take in planes."""
         if not self.total:
             return 0.0
-        return sum(planes.plane_sizes(self.folded)) * (self.total / len(self.folded))
+        return sum(self.sizes()) * (self.total / len(self.folded))
 
     def sparse(self) -> float | None:
         """About how many bytes the changed words and their places take; None for too many."""
@@ -135,6 +142,33 @@ class Sample:
         if len(self.folded) < self.total:
             places = min(places, _entropy(self.density) / self.density / 8)
         return self.density * self.total * (values + places)
+
+
+class _Last(threading.local):
+    """The sample that a thread drew last: several updates ask about the same chunk and base."""
+
+    def __init__(self) -> None:
+        self.of: tuple[Bytes, Bytes, int] | None = None
+        self.sample: Sample | None = None
+
+
+_last = _Last()
+
+
+def sample_of(new: Bytes, reference: Bytes, word: int) -> Sample:
+    """The sample of a chunk and its base, drawn once for all updates that ask in turn.
+
+    It is known again by the very arrays; whoever fills one anew makes another view of it.
+    """
+    last = _last.of
+    if (
+        _last.sample is None
+        or last is None
+        or not (last[0] is new and last[1] is reference and last[2] == word)
+    ):
+        _last.sample = Sample(new, reference, word)
+        _last.of = new, reference, word
+    return _last.sample
 
 
 def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]:

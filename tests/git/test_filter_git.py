@@ -41,7 +41,7 @@ def two(repo: Sandbox) -> tuple[Sandbox, bytes, bytes]:
         ("log", "-p"),
         ("show",),
         ("format-patch", "--stdout", "HEAD^"),
-        (*TEXTCONV, "diff", "HEAD^", "HEAD"),
+        (*TEXTCONV, "diff", "--no-ext-diff", "HEAD^", "HEAD"),
         (*TEXTCONV, "log", "-p"),
         (*TEXTCONV, "show"),
         (*TEXTCONV, "blame", "HEAD", "--", NAME),
@@ -58,7 +58,7 @@ def test_showing_differences_needs_no_weights(
     shutil.rmtree(repo.store())
     done = repo.run("git", *words)
     assert done.stderr == ""
-    shown = MAGIC.decode() if TEXTCONV[1] in words or DRIVER[1] in words else '"layer.1.weight": {'
+    shown = MAGIC.decode() if TEXTCONV[1] in words or DRIVER[1] in words else "layer.1.weight"
     assert shown in done.stdout
 
 

@@ -22,12 +22,13 @@ LAYERS = {
     "formats": 3,
     "updates": 3,
     "merges": 3,
+    "metrics": 3,
     "repo": 3,
     "stats": 3,
     "commands": 4,
     "cli": 5,
 }
-SIBLINGS = ("formats", "updates", "merges", "repo", "stats")
+SIBLINGS = ("formats", "updates", "merges", "metrics", "repo", "stats")
 HEAVY = ("click", "git", "json", "msgpack", "numpy", "rich", "sqlite3", "torch", "zstandard")
 
 

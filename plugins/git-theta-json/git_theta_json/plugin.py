@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -76,6 +77,26 @@ class JsonFormat:
         if done != len(styles):
             raise CorruptError("a tensor of the JSON file is missing")
         yield texts[-1]
+
+    def describe(self, skeleton: bytes) -> Iterator[tuple[str, str]]:
+        """Name every plain value that is in no list of numbers.
+
+        Raises:
+            CorruptError: the skeleton is damaged.
+        """
+        texts, _, _ = _unpack(skeleton)
+        try:
+            root = json.loads(b"[]".join(texts))
+        except (ValueError, RecursionError) as error:
+            raise CorruptError(f"the text around the tensors is damaged: {error}") from error
+        stack: list[tuple[str, Any]] = [("", root)]
+        while stack:
+            path, value = stack.pop()
+            if isinstance(value, dict | list):
+                below = value.items() if isinstance(value, dict) else enumerate(value)
+                stack += [(f"{path}.{key}" if path else str(key), child) for key, child in below]
+            else:
+                yield path or "value", value if isinstance(value, str) else json.dumps(value)
 
     def relayout(self, skeleton: bytes, tensors: Sequence[TensorSpec]) -> bytes:
         """A skeleton for other shapes or another set of tensors.

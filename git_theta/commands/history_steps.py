@@ -1,0 +1,143 @@
+"""What each commit of a history did to a model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from git_theta.commands.session import Session
+from git_theta.commands.terminal import printable, size_text
+from git_theta.core.changes import KINDS
+from git_theta.core.folding import fold
+from git_theta.core.lines import Step, step
+from git_theta.core.manifest import Place
+from git_theta.repo.gitrepo import Repo
+from git_theta.repo.history import Commit, Manifests
+from git_theta.repo.summaries import read_summaries
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """A commit and what it did to the model, compared with its first parent.
+
+    `changes` maps tensors to kinds of change. `stored` are the bytes of the objects that it
+    brought. `places` are the summaries, before and after, of the chunks that changed. `state` is
+    `changed`, `added`, `removed`, or `raw` where a side is no manifest.
+    """
+
+    commit: Commit
+    changes: dict[str, str]
+    stored: int
+    state: str
+    merge: bool
+    recipe: bool
+    places: tuple[tuple[Place, Place], ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """How many tensors changed in which way."""
+        found = Counter(self.changes.values())
+        return {what: found[what] for what in KINDS if found[what]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `docs/commands.md` names the keys."""
+        commit = self.commit
+        return {
+            "commit": commit.oid,
+            "parents": list(commit.parents),
+            "author": commit.author,
+            "date": commit.date,
+            "refs": commit.refs,
+            "subject": commit.subject,
+            "path": commit.path,
+            "state": self.state,
+            "merge": self.merge,
+            "recipe": self.recipe,
+            "stored": self.stored,
+            "counts": self.counts(),
+            "tensors": [{"name": n, "what": what} for n, what in self.changes.items()],
+        }
+
+
+def entries(
+    repo: Repo, found: Sequence[Commit], globs: Sequence[str] = (), *, places: bool = False
+) -> Iterator[LogEntry]:
+    """What each commit did; with `globs` only commits that touched such a tensor."""
+    blobs = (blob for commit in found for blob in (commit.blob, commit.before))
+    manifests = Manifests(repo, blobs)
+    for commit in found:
+        new, old = manifests.take(commit.blob), manifests.take(commit.before)
+        raw = (new is None and commit.blob) or (old is None and commit.before)
+        did = (
+            step(old, new, summaries=places)
+            if not raw
+            else Step(changes={}, stored=0, summaries=())
+        )
+        changes = {
+            name: what
+            for name, what in did.changes.items()
+            if not globs or any(fnmatchcase(name, glob) for glob in globs)
+        }
+        if globs and not changes:
+            continue
+        state = "added" if commit.before is None else "changed"
+        yield LogEntry(
+            commit=commit,
+            changes=changes,
+            stored=did.stored,
+            state="raw" if raw else "removed" if commit.blob is None else state,
+            places=did.summaries,
+            merge=len(commit.parents) > 1,
+            recipe=new is not None and new.merged,
+        )
+
+
+def what_text(entry: LogEntry) -> str:
+    """What a commit did, in one line."""
+    merged = "merge; " if entry.merge else ""
+    if entry.state == "raw":
+        return f"{merged}a side is no manifest: committed before the file was tracked"
+    if entry.state == "removed":
+        return f"{merged}the file was removed"
+    counts = ", ".join(f"{number:,} {what}" for what, number in entry.counts().items())
+    added = "the file was added; " if entry.state == "added" else ""
+    return f"{merged}{added}{counts or 'no tensor changed'}; stored {size_text(entry.stored)}"
+
+
+def tensor_lines(entry: LogEntry, *, most: int = _SHOWN) -> Iterator[str]:
+    """The tensors that a commit changed; numbered blocks share a line."""
+    lines = [
+        (f"{what} ", folded)
+        for what in KINDS
+        for folded in fold(
+            [name for name, kind in entry.changes.items() if kind == what],
+            lambda name: name,
+            lambda _: 0,
+        )
+    ]
+    for what, folded in lines[:most]:
+        number = f" ({len(folded.items)})" if len(folded.items) > 1 else ""
+        yield f"{what}{printable(folded.name)}{number}"
+    if len(lines) > most:
+        yield f"... and {sum(len(f.items) for _, f in lines[most:]):,} more (--json has all)"
+
+
+def distances(session: Session, entries: Sequence[LogEntry]) -> list[float | None]:
+    """How far each commit moved the model, as far as the summaries that are here tell."""
+    wanted = {place for entry in entries for pair in entry.places for place in pair}
+    found = read_summaries(session.store, wanted)
+    moved: list[float | None] = []
+    for entry in entries:
+        square, known = 0.0, False
+        for old, new in entry.places:
+            one, other = found.get(old), found.get(new)
+            away = one.distance(other) if one is not None and other is not None else None
+            if away is not None and math.isfinite(away):
+                square, known = square + away * away, True
+        moved.append(math.sqrt(square) if known else None)
+    return moved

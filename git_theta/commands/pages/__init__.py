@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: everything is in one file, and nothing is asked of a network."""
