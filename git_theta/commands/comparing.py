@@ -81,8 +81,8 @@ def measure(
     exact: bool,
     threads: int = 2,
     watch: Watch | None = None,
-) -> tuple[list[Measured], int]:
-    """The changed tensors, measured, and how many are unchanged.
+) -> tuple[list[Measured], tuple[str, ...]]:
+    """The changed tensors, measured, and the names of the unchanged ones.
 
     Without `exact`, distances come from sketches. Tensors too small to have one are read where
     that costs little. `watch` gives another meter for each tensor that is read.
@@ -110,7 +110,7 @@ def measure(
         )
         for change in compared.changes
     ]
-    return rows, compared.same
+    return rows, compared.unchanged
 
 
 # --- which chunks to compare ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ else:
     from typing_extensions import override
 
 _PATHS = "git_theta.paths"
+_OID = re.compile(r"\b[0-9a-f]{40}\b")
 
 
 class _WithPaths(click.Command):
@@ -78,7 +80,7 @@ def command(  # noqa: PLR0913
         sides = Sides(session, stack)
         pairs = _pairs(sides, words, context.meta.get(_PATHS), staged)
         if page is not None:
-            told = " -> ".join(words[:2]) or "the work tree"
+            told = " -> ".join(map(_short, words[:2])) or "the work tree"
             return int(_write(sides, pairs, page, told, exact=exact) and exit_code)
         found = list(_compared(sides, pairs, exact=exact))
     differing = [diff for diff in found if diff.differs]
@@ -111,6 +113,11 @@ def _write(sides: Sides, pairs: Sequence[Model], page: str, told: str, *, exact:
     write_page(Path(page), diff_page(made, told, exact=exact))
     note(f"written: {printable(page)}")
     return bool(made)
+
+
+def _short(word: str) -> str:
+    """A revision as people write it: the id of a commit has few digits."""
+    return _OID.sub(lambda found: found[0][:9], word)
 
 
 def differences(

@@ -39,17 +39,22 @@ class Side:
 class ModelDiff:
     """One model that differs between two versions; a side is None where the model is not there.
 
-    `rows` are the changed tensors, `same` counts the others, `text` are lines of a diff of what is
-    no tensor, `notes` what could not be found out.
+    `rows` are the changed tensors, `unchanged` names the others, `text` are lines of a diff of
+    what is no tensor, `notes` what could not be found out.
     """
 
     path: str
     old: Side | None
     new: Side | None
     rows: tuple[Measured, ...] = ()
-    same: int = 0
+    unchanged: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> int:
+        """How many tensors did not change."""
+        return len(self.unchanged)
 
     @property
     def differs(self) -> bool:
@@ -148,7 +153,7 @@ def compare_versions(  # noqa: PLR0913
 ) -> ModelDiff:
     """Compare two versions of one model."""
     before, after = old or Version([]), new or Version([])
-    rows, same = measure(before, after, exact=exact, threads=threads, watch=watch)
+    rows, unchanged = measure(before, after, exact=exact, threads=threads, watch=watch)
     text = plain_data.compare(before, after) if old and new else []
     # Nobody has read the whole of a file that a merge made; its parts name it then.
     known = all(f.source.manifest.digest for side in (before, after) for f in side.files)
@@ -157,7 +162,7 @@ def compare_versions(  # noqa: PLR0913
         old=_side(old, known),
         new=_side(new, known),
         rows=tuple(rows),
-        same=same,
+        unchanged=unchanged,
         text=tuple(text),
         notes=tuple(notes),
     )

@@ -52,16 +52,15 @@ def diff_page(
 
 
 def _label(name: str) -> str:
-    return printable(_LABELS.get(name, metrics()[name].title))
+    return printable(_LABELS.get(name, metrics()[name].title.lower()))
 
 
 def _model(diff: ModelDiff, pictures: Mapping[str, Picture]) -> dict[str, Any]:
     relative = diff.relative()
     ordered = sorted(diff.rows, key=_first_of)[:_TENSORS]
     drawn = {row.change.name for row in ordered[:_PICTURES]}
-    several = (
-        len({module_of(n) for row in ordered if block_of(n := row.change.name)[0] is not None}) > 1
-    )
+    everything = [*(row.change.name for row in ordered), *diff.unchanged]
+    several = len({module_of(name) for name in everything if block_of(name)[0] is not None}) > 1
     notes = [printable(note) for note in diff.notes]
     if len(ordered) < len(diff.rows):
         notes.append(f"Only the {_TENSORS:,} tensors that changed most are on this page.")
@@ -73,6 +72,7 @@ def _model(diff: ModelDiff, pictures: Mapping[str, Picture]) -> dict[str, Any]:
         "new": None if diff.new is None else diff.new.to_dict(),
         "relative_l2": None if relative is None else number(relative[0]),
         "estimated": relative is not None and relative[1],
+        "still": _still(diff, several),
         "text": [printable(line) for line in diff.text],
         "notes": notes,
         "tensors": [
@@ -82,6 +82,16 @@ def _model(diff: ModelDiff, pictures: Mapping[str, Picture]) -> dict[str, Any]:
             for row in ordered
         ],
     }
+
+
+def _still(diff: ModelDiff, several: bool) -> list[tuple[str, int]]:
+    """The places on the map of tensors that did not change."""
+    found = []
+    for name in diff.unchanged[:_TENSORS]:
+        block, part = block_of(name)
+        if block is not None:
+            found.append((printable(f"{module_of(name)}: {part}" if several else part), block))
+    return found
 
 
 def _first_of(row: Measured) -> tuple[float, str]:

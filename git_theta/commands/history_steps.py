@@ -133,7 +133,7 @@ def distances(session: Session, entries: Sequence[LogEntry]) -> list[float | Non
     found = read_summaries(session.store, wanted)
     moved: list[float | None] = []
     for entry in entries:
-        square, known = 0.0, False
+        square, known = 0.0, entry.state == "changed" and not entry.changes
         for old, new in entry.places:
             one, other = found.get(old), found.get(new)
             away = one.distance(other) if one is not None and other is not None else None

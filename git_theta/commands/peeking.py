@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,16 @@ _SETTLED = 0.1
 _ROOM = 1 << 40
 
 
-def peek(session: Session, path: str, handle: int) -> Scratch:
-    """An open work-tree file seen as a manifest; read again only if nobody has just done so."""
+Texts = Sequence[tuple[bytes, Manifest]]
+
+
+def peek(session: Session, path: str, handle: int, before: Texts | None = None) -> Scratch:
+    """An open work-tree file seen as a manifest; read again only if nobody has just done so.
+
+    `before` are the manifests that stand for the path now, if they were read already.
+    """
     place, stamp = _place(session, path), _stamp(handle)
-    known = _known(session, path)
+    known = _known(_candidates(session, path) if before is None else before)
     with suppress(OSError, ValueError, TypeError, KeyError, msgpack.UnpackException, ThetaError):
         held = msgpack.unpackb(place.read_bytes(), use_list=False, strict_map_key=False)
         if held["stamp"] == stamp:
@@ -57,12 +63,13 @@ def answer(session: Session, path: str, content: Incoming) -> bytes | None:
     try:
         if os.fstat(handle).st_size and os.pread(handle, 4096, 0) != content.head(4096):
             return None
-        scratch = peek(session, path, handle)
+        before = _candidates(session, path)
+        scratch = peek(session, path, handle, before)
         content.drain()
-        for text, manifest in _candidates(session, path):
+        for text, manifest in before:
             if _same(manifest, scratch.manifest):
                 return text
-        return dump(_described(session, path, scratch.manifest))
+        return dump(_described(scratch.manifest, before))
     finally:
         os.close(handle)
 
@@ -73,7 +80,7 @@ def _same(known: Manifest, found: Manifest) -> bool:
     return same_content(known, found)
 
 
-def _candidates(session: Session, path: str) -> list[tuple[bytes, Manifest]]:
+def _candidates(session: Session, path: str) -> Texts:
     found = []
     for text in Candidates(session.repo).of_path(path):
         with suppress(ManifestError):
@@ -81,18 +88,16 @@ def _candidates(session: Session, path: str) -> list[tuple[bytes, Manifest]]:
     return found
 
 
-def _known(session: Session, path: str) -> Mapping[str, Chunk]:
+def _known(before: Texts) -> Mapping[str, Chunk]:
     """Chunks that stand for the path now, so that what did not change looks as it did."""
     return {
-        chunk.digest: chunk
-        for _, manifest in reversed(_candidates(session, path))
-        for chunk in manifest.all_chunks()
+        chunk.digest: chunk for _, manifest in reversed(before) for chunk in manifest.all_chunks()
     }
 
 
-def _described(session: Session, path: str, manifest: Manifest) -> Manifest:
+def _described(manifest: Manifest, before: Texts) -> Manifest:
     """A manifest that can be written: with its bases and its objects."""
-    known = _known(session, path)
+    known = _known(before)
     own = {chunk.digest for chunk in manifest.all_chunks()}
     bases: dict[str, Chunk] = {}
     for chunk in list(manifest.all_chunks()):
@@ -101,7 +106,7 @@ def _described(session: Session, path: str, manifest: Manifest) -> Manifest:
             bases[base] = known[base]._replace(summary=None)
             base = bases[base].base
     sizes = {NOWHERE: _ROOM}
-    for _, other in _candidates(session, path):
+    for _, other in before:
         sizes |= other.objects
     return with_objects(replace(manifest, bases=bases), sizes)
 

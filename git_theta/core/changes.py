@@ -36,18 +36,20 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """All tensors that differ, by name, and how many do not."""
+    """All tensors that differ, by name, and the names of those that do not."""
 
     changes: tuple[Change, ...]
-    same: int
+    unchanged: tuple[str, ...]
 
 
 def compare(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Changes:
     """Compare two versions of a model tensor by tensor."""
-    found = []
+    found, unchanged = [], []
     for name, before in old.items():
         after = new.get(name)
-        if after is None or not before.same_as(after):
+        if after is not None and before.same_as(after):
+            unchanged.append(name)
+        else:
             found.append(Change(name=name, what=_what(before, after), old=before, new=after))
     found += [
         Change(name=name, what=ADDED, old=None, new=after)
@@ -55,7 +57,7 @@ def compare(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Changes:
         if name not in old
     ]
     found.sort(key=_name)
-    return Changes(changes=tuple(found), same=len(old.keys() | new.keys()) - len(found))
+    return Changes(changes=tuple(found), unchanged=tuple(unchanged))
 
 
 def _name(change: Change) -> str:

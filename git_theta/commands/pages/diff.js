@@ -72,7 +72,11 @@
     $("heat-note").textContent = grouped.size > parts.length ? `The ${parts.length} of ${grouped.size} parts that changed most.` : "";
     const kept = new Set(parts);
     const shown = cells.filter((row) => kept.has(row.part));
-    const last = d3.max(shown, (row) => row.block);
+    // Parts of which nothing changed are shown too while there is room: where a model stands still says much.
+    const all = model.still.map(([part, block]) => ({ part, block }));
+    for (const part of new Set(all.map((cell) => cell.part))) if (parts.length < ROWS && !kept.has(part)) { kept.add(part); parts.push(part); }
+    const still = all.filter((cell) => kept.has(cell.part));
+    const last = Math.max(d3.max(shown, (row) => row.block), d3.max(still, (cell) => cell.block) || 0);
     const values = shown.map((row) => value(row, "relative_l2")).filter((v) => v > 0);
     const domain = values.length ? d3.extent(values) : [0.001, 1];
     domain[0] = Math.min(domain[0], domain[1] / 10);  // what is nearly alike looks alike
@@ -85,7 +89,7 @@
       x: { type: "band", domain: d3.range(last + 1), label: "block", tickSize: 0, tickFormat: (n) => n % step ? "" : String(n) },
       y: { type: "band", domain: parts, label: null, tickSize: 0, tickFormat: (part) => part.length > 36 ? "…" + part.slice(-35) : part },
       color: { type: "log", domain, interpolate: scheme() },
-      marks: [Plot.cell(shown, { x: "block", y: "part", fill: (row) => value(row, "relative_l2") || domain[0], inset: 0.5, rx: 2 })],
+      marks: [Plot.cell(still, { x: "block", y: "part", fill: colour("--line"), inset: 0.5, rx: 2, ariaLabel: "still" }), Plot.cell(shown, { x: "block", y: "part", fill: (row) => value(row, "relative_l2") || domain[0], inset: 0.5, rx: 2 })],
     });
     chart.setAttribute("role", "group");
     chart.setAttribute("aria-label", "Heat map: relative change by part and block");
@@ -127,7 +131,7 @@
     const strip = make("div", { class: "ramp", "aria-hidden": "true" });
     strip.style.background = `linear-gradient(90deg, ${d3.range(0, 1.01, 0.1).map(scheme()).join(",")})`;
     const ends = [domain[0], Math.sqrt(domain[0] * domain[1]), domain[1]];
-    return make("div", { class: "key" }, make("b", { text: "|ΔW| / |W|" }), strip, make("div", { class: "ends" }, ...ends.map((v) => make("span", { text: percentText(v) }))));
+    return make("div", { class: "key" }, make("b", { text: "|ΔW| / |W|" }), strip, make("div", { class: "ends" }, ...ends.map((v) => make("span", { text: percentText(v) }))), model.still.length ? legend([["--line", "unchanged"]]) : "");
   }
 
   // --- one tensor -------------------------------------------------------------------------------
@@ -191,7 +195,7 @@
     const points = found.values.map((value, index) => ({ index: index + 1, value: Math.max(value, floor) }));
     const chart = Plot.plot({
       width, height: 200, marginLeft: 60, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" },
-      x: { label: "number", ticks: Math.min(10, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks: 5 },
+      x: { label: "number", ticks: Math.min(width / 50, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks: 5, tickFormat: numberText },
       marks: [Plot.lineY(points, { x: "index", y: "value", stroke: colour("--new") }), Plot.dot(points, { x: "index", y: "value", fill: colour("--new"), r: 3 })],
       ariaLabel: `The ${points.length} largest singular values of the difference`,
     });

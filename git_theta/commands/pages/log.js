@@ -7,6 +7,10 @@
 
   commits.forEach((commit, index) => { commit.index = index; });
 
+  function counted(number, noun) {
+    return [number.toLocaleString("en"), number === 1 ? noun : noun + "s"];
+  }
+
   function kind(commit) {
     if (commit.recipe !== null) return "merge by recipe";
     return commit.merge ? "merge" : "commit";
@@ -16,9 +20,9 @@
     $("title").textContent = data.path;
     const far = d3.sum(commits, (commit) => commit.distance || 0);
     tiles($("tiles"), [
-      [commits.length.toLocaleString("en"), commits.length === 1 ? "commit" : "commits"],
-      [commits.filter((commit) => commit.merge).length.toLocaleString("en"), "merges"],
-      [new Set(commits.map((commit) => commit.author)).size.toLocaleString("en"), "authors"],
+      counted(commits.length, "commit"),
+      counted(commits.filter((commit) => commit.merge).length, "merge"),
+      counted(new Set(commits.map((commit) => commit.author)).size, "author"),
       [far ? "≈ " + numberText(far) : "unknown", "distance travelled, |ΔW|"],
       [bytesText(d3.sum(commits, (commit) => commit.stored)), "stored for all of it"],
     ]);
@@ -35,7 +39,7 @@
     const box = $("graph");
     const lanes = (d3.max(commits, (commit) => commit.lane) || 0) + 1;
     const width = Math.max(box.clientWidth, 80 + 14 * commits.length);
-    const colours = { commit: colour("--accent"), merge: colour("--good"), "merge by recipe": colour("--bad") };
+    const colours = { commit: colour("--accent"), merge: colour("--good"), "merge by recipe": colour("--odd") };
     const links = commits.flatMap((commit) => commit.parents.map((parent) => ({ from: commits[parent], to: commit })).filter((link) => link.from));
     const x = { type: "linear", domain: [-0.5, Math.max(0.5, commits.length - 0.5)], axis: null };
     const common = { width, marginLeft: 70, marginRight: 20, x, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" } };
