@@ -252,6 +252,11 @@ def pick(source: Path, target: Path, part: str) -> None:
             out.write(file.read(entry.end - entry.start))
 
 
+def _whole(name: str, shape: tuple[int, ...], seed: int) -> Floats:
+    """All the values of a tensor that is not too large for that."""
+    return np.concatenate(list(trained(name, shape, seed)))
+
+
 def wide(path: Path, side: str, scale: float) -> None:
     """Write 300 matrices of 16 MiB in bf16: `main`, or what one of two sides made of it.
 
@@ -267,10 +272,9 @@ def wide(path: Path, side: str, scale: float) -> None:
         file.truncate(len(header) + 300 * rows * columns * 2)
         for number, name in enumerate(layout):
             shape = (rows if 7 <= number < 10 else 1, columns)
-            (values,) = trained(name, shape, 1)
+            values = _whole(name, shape, 1)
             if number in changed:
-                (moved,) = trained(name, shape, 2 if side == "ours" else 3)
-                values += np.float32(STEP) * moved
+                values += np.float32(STEP) * _whole(name, shape, 2 if side == "ours" else 3)
             file.seek(len(header) + number * rows * columns * 2)
             file.write(as_bytes(values, "BF16"))
 

@@ -114,7 +114,7 @@ def test_interrupting_is_quiet(repo: Sandbox):
     with subprocess.Popen(
         ["git-theta", "ls-files"], cwd=repo.work, env=env, stderr=subprocess.PIPE, text=True
     ) as process:
-        for _ in range(500):
+        for _ in range(3000):
             if ready.exists():
                 break
             time.sleep(0.02)
