@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from git_theta.commands.export import write_whole
 from git_theta.commands.fetch import fetch
 from git_theta.commands.options import JSON_OPTION, path_from_top
 from git_theta.commands.patch import write_by_patching
@@ -25,6 +25,7 @@ from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo, StagedEntry
 from git_theta.repo.index import restat
 from git_theta.repo.objects import store_failed
+from git_theta.repo.streams import write_fully
 from git_theta.repo.tracked import manifest_text, parse_at
 
 # Git trusts what it knows of a file only if the file is older than the index.
@@ -205,7 +206,7 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
                 threads=threads,
                 learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),
             )
-            write_whole(target, counted(pieces, advance))
+            _write_whole(session, target, counted(pieces, advance))
         if pending.entry.mode == "100755":
             mode = target.stat().st_mode
             target.chmod(mode | (mode & 0o444) >> 2)
@@ -213,3 +214,29 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
         os.utime(target, (before, before))
     except OSError as error:
         store_failed(error, f"{target} cannot be written")
+
+
+def _write_whole(session: Session, target: Path, pieces: Iterable[memoryview]) -> None:
+    """Write a file in the scratch directory of the store, and move it to its place when complete.
+
+    Beside its place, a process that is killed would leave a part of it for `git add` to find.
+    """
+    handle, part = session.store.temporary()
+    try:
+        for piece in pieces:
+            write_fully(handle, piece)
+        _move(part, target)
+    finally:
+        os.close(handle)
+        part.unlink(missing_ok=True)
+
+
+def _move(part: Path, target: Path) -> None:
+    try:
+        part.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        from git_theta.commands.rewriting import move_over  # the Git directory is on another disk
+
+        move_over(part, target)
