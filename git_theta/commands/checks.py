@@ -189,7 +189,7 @@ def check_store(subject: Subject) -> Iterator[Finding]:
             message=f"{where} cannot be read and written",
             remedy="check who owns it",
         )
-    missing = [oid for oid, size in subject.objects.items() if not store.has(oid, size)]
+    missing = store.lacking(subject.objects)
     if missing:
         yield Finding(
             check="store",

@@ -130,7 +130,7 @@ class Sides:
                 oid = chunk.summary.oid
                 wanted[oid] = source.manifest.objects[oid]
         store = self.session.store
-        missing = {oid: size for oid, size in wanted.items() if not store.has(oid, size)}
+        missing = store.lacking(wanted)
         if not missing:
             return []
         found = collect(self.session.repo, store, missing)

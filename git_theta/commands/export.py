@@ -53,10 +53,9 @@ def command(place: str, output: str, force: bool) -> None:
 
 def fetch_missing(session: Session, manifest: Manifest) -> None:
     """Fetch the objects of a file that are not here."""
-    store = session.store
-    missing = {oid: n for oid, n in manifest.objects.items() if not store.has(oid, n)}
+    missing = session.store.lacking(manifest.objects)
     if missing:
-        resolve_missing(session.repo, store, missing)
+        resolve_missing(session.repo, session.store, missing)
 
 
 def _write(session: Session, manifest: Manifest, target: Path | None) -> None:
@@ -84,7 +83,7 @@ def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:
             part = Path(file.name)
             for piece in pieces:
                 file.write(piece)
-        part.chmod(0o666 & ~_umask())
+        part.chmod(0o666 & ~umask())
         part.replace(target)
     except BaseException as error:
         if part is not None:
@@ -94,7 +93,8 @@ def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

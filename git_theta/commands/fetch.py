@@ -14,7 +14,7 @@ from git_theta.errors import UsageError
 from git_theta.repo import remotes
 from git_theta.repo.closure import Closure, of_commits, of_index, of_tree, union
 from git_theta.repo.gitrepo import Repo
-from git_theta.repo.lfs import Fetched, Lfs
+from git_theta.repo.lfs import Fetched
 from git_theta.repo.neighbours import is_named
 
 
@@ -93,7 +93,7 @@ def fetch(session: Session, closure: Closure, *, remote: str | None = None) -> d
         MissingError: some of it is nowhere.
         TransferError: a remote could not be asked.
     """
-    missing = Lfs(session.repo, session.store).lacking(closure.objects)
+    missing = session.store.lacking(closure.objects)
     found = Fetched()
     if missing:
         found = remotes.collect(session.repo, session.store, missing, remote=remote)

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from git_theta.commands.export import umask
 from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, parse
 from git_theta.core.patching import patches
 from git_theta.errors import ManifestError
 from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
+from git_theta.repo.streams import write_at
 
 
 def write_by_patching(
@@ -31,7 +33,7 @@ def write_by_patching(
     with alone_with(kept.file) as handle:
         if handle is None or not _patch(session, kept, manifest, handle):
             return False
-        os.fchmod(handle, 0o666 & ~_umask())
+        os.fchmod(handle, 0o666 & ~umask())
     advance(manifest.size)
     kept.file.replace(target)
     return True
@@ -50,14 +52,6 @@ def _patch(session: Session, kept: Kept, manifest: Manifest, handle: int) -> boo
     if found is None:
         return False
     for patch in found:
-        done = 0
-        while done < len(patch.data):
-            done += os.pwrite(handle, patch.data[done:], patch.offset + done)
+        write_at(handle, patch.data, patch.offset)
     os.ftruncate(handle, manifest.size)
     return digest_of_file(handle, manifest.size) == manifest.digest
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

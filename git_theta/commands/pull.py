@@ -23,13 +23,10 @@ from git_theta.errors import NotTrackedError, ThetaError
 from git_theta.repo.closure import Closure, Found
 from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo, StagedEntry
-from git_theta.repo.index import restat
+from git_theta.repo.index import BACK, restat
 from git_theta.repo.objects import store_failed
 from git_theta.repo.streams import write_fully
 from git_theta.repo.tracked import manifest_text, parse_at
-
-# Git trusts what it knows of a file only if the file is older than the index.
-_BACK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +207,7 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
         if pending.entry.mode == "100755":
             mode = target.stat().st_mode
             target.chmod(mode | (mode & 0o444) >> 2)
-        before = time.time() - _BACK
+        before = time.time() - BACK
         os.utime(target, (before, before))
     except OSError as error:
         store_failed(error, f"{target} cannot be written")

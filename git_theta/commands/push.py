@@ -71,7 +71,7 @@ def upload(session: Session, target: str, closure: Closure) -> int:
     """
     lfs = Lfs(session.repo, session.store)
     session.store.hold()
-    absent = lfs.lacking(closure.objects)
+    absent = session.store.lacking(closure.objects)
     there = _found_there(session, lfs, target, absent, closure) if absent else set()
     return lfs.push(target, {o: n for o, n in closure.objects.items() if o not in there})
 

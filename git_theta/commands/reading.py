@@ -71,8 +71,7 @@ class Source:
         """Objects that reading some segments takes and that are not here."""
         oids = {place.oid for place in self.places(segments)}
         sizes = {oid: self._sizes[oid] for oid in oids}
-        store = self._session.store
-        return {oid: size for oid, size in sizes.items() if not store.has(oid, size)}
+        return self._session.store.lacking(sizes)
 
     def fetch(self, segments: Iterable[Segment]) -> None:
         """Download what is needed to read some segments and is not here.

@@ -27,12 +27,11 @@ from git_theta.core.edits import Edit
 from git_theta.core.layout import TensorView
 from git_theta.core.manifest import CHUNK
 from git_theta.errors import FormatError
+from git_theta.repo.index import BACK
 from git_theta.repo.objects import store_failed
-from git_theta.repo.streams import FileReader, write_fully
+from git_theta.repo.streams import FileReader, write_at, write_fully
 
 _BLOCK = 8 << 20
-# Git trusts what it knows of a file only if the file is older than the index.
-_BACK = 2
 _BESIDE = ".git-theta"
 
 Advance = Callable[[int], None]
@@ -50,7 +49,7 @@ class Draft:
         """Move the file over another one, with the mode of that."""
         try:
             os.fchmod(self.handle, target.stat().st_mode & 0o7777)
-            before = time.time() - _BACK
+            before = time.time() - BACK
             os.utime(self.handle, (before, before))
             self._move(target)
         except OSError as error:
@@ -142,7 +141,7 @@ def _edit(
         if len(base) != size:
             raise FormatError("the file changed while it was being read")
         new = edit.changed(sliced(view, base, start))
-        _write_at(handle, new.data, segment.offset + start)
+        write_at(handle, new.data, segment.offset + start)
         return size
 
     waiting: deque[Future[int]] = deque()
@@ -171,14 +170,8 @@ def sliced(view: TensorView, data: Bytes, start: int) -> Slice:
     )
 
 
-def _write_at(handle: int, view: memoryview, offset: int) -> None:
-    while view:
-        done = os.pwrite(handle, view, offset)
-        view, offset = view[done:], offset + done
-
-
 def _refresh(model: OpenFile, handle: int) -> None:
     """Let the format put right what depends on the weights' bytes."""
     patches = model.plugin.refresh(FileReader(handle), model.layout)
     for offset, patch in patches.items():
-        _write_at(handle, memoryview(patch), offset)
+        write_at(handle, memoryview(patch), offset)

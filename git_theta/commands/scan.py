@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from git_theta.commands.export import fetch_missing
 from git_theta.commands.options import JSON_OPTION, path_from_top, split_revision
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import count, note, printable, say, say_json
@@ -15,7 +16,6 @@ from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest
 from git_theta.errors import NotTrackedError
 from git_theta.formats.scanning import Finding, scan
-from git_theta.repo.remotes import resolve_missing
 from git_theta.repo.streams import FileReader, open_regular, write_fully
 from git_theta.repo.tracked import find_blob, parse_at, staged_blobs, tree_blobs
 
@@ -83,9 +83,7 @@ def _named(session: Session, place: str) -> list[tuple[str, Manifest]]:
 def _scan_stored(session: Session, manifest: Manifest) -> list[Finding]:
     """Rebuild a stored file beside the store, and look at it."""
     store = session.store
-    missing = {oid: n for oid, n in manifest.objects.items() if not store.has(oid, n)}
-    if missing:
-        resolve_missing(session.repo, store, missing)
+    fetch_missing(session, manifest)
     handle, name = store.temporary()
     try:
         for piece in rebuild(manifest, store.read, session.plugins):

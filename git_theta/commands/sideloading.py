@@ -75,7 +75,7 @@ def base_of(session: Session, path: str) -> Manifest:
         )
     if is_left_as_manifest(session.path(path)):
         raise RefusedError(f"{path} is still a manifest", hint=f"git theta pull {path}")
-    missing = [oid for oid, size in base.objects.items() if not session.store.has(oid, size)]
+    missing = session.store.lacking(base.objects)
     if missing:
         raise MissingError(
             f"{len(missing)} objects of {path} are not here, which the update needs as its base",

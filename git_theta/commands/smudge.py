@@ -98,12 +98,11 @@ class Smudger:
             return {}
         if self._is_left(manifest):
             return {}
-        store = self.session.store
-        return {o: size for o, size in manifest.objects.items() if not store.has(o, size)}
+        return self.session.store.lacking(manifest.objects)
 
     def _fetch(self, objects: Mapping[str, int]) -> None:
         store = self.session.store
-        missing = {oid: size for oid, size in objects.items() if not store.has(oid, size)}
+        missing = store.lacking(objects)
         if not missing:
             return
         if self._failure is not None and missing.keys() <= self._unfetched:

@@ -80,7 +80,7 @@ def snapshots(session: Session, commits: str, path: str) -> list[Snapshot]:
 def fetch_all(session: Session, manifests: Sequence[Manifest]) -> None:
     """Fetch what is not here of several versions, in one go."""
     needed = {oid: size for manifest in manifests for oid, size in manifest.objects.items()}
-    missing = {oid: size for oid, size in needed.items() if not session.store.has(oid, size)}
+    missing = session.store.lacking(needed)
     if missing:
         resolve_missing(session.repo, session.store, missing)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from git_theta.core.manifest import Tensor
 
@@ -15,6 +16,16 @@ ADDED, REMOVED = "added", "removed"
 RESHAPED, CAST, CHANGED = "reshaped", "cast", "changed"
 PERMUTED = "permuted"
 KINDS = (ADDED, REMOVED, RESHAPED, CAST, PERMUTED, CHANGED)
+
+
+class Typed(Protocol):
+    """What has a dtype and a shape."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +61,7 @@ def compare(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Changes:
         if after is not None and before.same_as(after):
             unchanged.append(name)
         else:
-            found.append(Change(name=name, what=_what(before, after), old=before, new=after))
+            found.append(Change(name=name, what=what_became(before, after), old=before, new=after))
     found += [
         Change(name=name, what=ADDED, old=None, new=after)
         for name, after in new.items()
@@ -64,7 +75,8 @@ def _name(change: Change) -> str:
     return change.name
 
 
-def _what(old: Tensor | None, new: Tensor | None) -> str:
+def what_became(old: Typed | None, new: Typed | None) -> str:
+    """The kind of a change, from dtypes and shapes; for tensors that are known to differ."""
     if old is None:
         return ADDED
     if new is None:

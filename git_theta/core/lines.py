@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from git_theta.core.changes import ADDED, CAST, CHANGED, REMOVED, RESHAPED
+from git_theta.core.changes import what_became
 from git_theta.core.manifest import PREFIX, Place, is_manifest
 from git_theta.errors import ManifestError
 
@@ -116,7 +116,7 @@ def step(old: Lines | None, new: Lines | None, *, summaries: bool = False) -> St
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
         if one != other:
-            changes[name] = _kind(one, other)
+            changes[name] = what_became(one, other)
     brought = set(new.objects if new else ()) - set(old.objects if old else ())
     return Step(
         changes=changes,
@@ -150,16 +150,6 @@ def _place(text: str, oids: dict[str, str]) -> Place | None:
     match = _PLACE.fullmatch(text)
     oid = oids.get(match[1]) if match else None
     return Place(oid, int(match[2]), int(match[3])) if match and oid else None
-
-
-def _kind(old: Identity | None, new: Identity | None) -> str:
-    if old is None:
-        return ADDED
-    if new is None:
-        return REMOVED
-    if old.shape != new.shape:
-        return RESHAPED
-    return CAST if old.dtype != new.dtype else CHANGED
 
 
 def _size(line: bytes) -> int:

@@ -47,13 +47,6 @@ def patches(
     return _decoded(changed, new, read, plugins, threads)
 
 
-def changed_bytes(old: Manifest, new: Manifest) -> int:
-    """About how many bytes of the new file the old one does not have, from the manifests alone."""
-    there = {chunk.digest for chunk in old.all_chunks()}
-    chunks = (chunk for segment in new.all_segments() for chunk in segment.chunks)
-    return sum(chunk.size for chunk in chunks if chunk.digest not in there)
-
-
 def _laid_out(manifest: Manifest, read: Read, plugins: Plugins) -> list[tuple[int, Part]] | None:
     plain = read_segment(manifest.skeleton, manifest, read, plugins.updates)
     skeleton = skeletons.unpack(plain)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from git_theta.core.manifest import MAGIC, VERSION, is_manifest, parse
 from git_theta.errors import ManifestError
-from git_theta.repo.gitrepo import GitError, Repo, run_git
+from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
 
 # No manifest is smaller or larger. Blobs up to `_SMALL` are read whole; of larger ones, which may
 # be models that were committed before they were tracked, only the first bytes are.
@@ -157,43 +156,12 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         oid, kind, *size = line.split()
         if kind == "blob" and _SMALLEST <= int(size[0]) <= _LARGEST:
             (small if int(size[0]) < _SMALL else large).append(oid)
-    for oid, text in _read_small(repo, small):
-        yield Found(oid, paths[oid], text)
+    for oid, text in read_blobs(repo.cwd, small):
+        if is_manifest(text):
+            yield Found(oid, paths[oid], text)
     for oid in large:
         if _begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
-
-
-def _read_small(repo: Repo, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    if not oids:
-        return
-    with tempfile.TemporaryFile() as asked:
-        asked.write("".join(f"{oid}\n" for oid in oids).encode())
-        asked.seek(0)
-        process = subprocess.Popen(
-            ["git", "cat-file", "--batch", "--buffer"],
-            cwd=repo.cwd,
-            stdin=asked,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=_BLOCK,
-        )
-        try:
-            yield from _texts(_pipe(process), oids)
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _texts(answers: IO[bytes], oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    for oid in oids:
-        fields = answers.readline().split()
-        if len(fields) != 3:
-            raise GitError(f"Git cannot read blob {oid}")
-        size = int(fields[2])
-        data = answers.read(size + 1)[:size]
-        if is_manifest(data):
-            yield oid, data
 
 
 def _begins_as_manifest(repo: Repo, oid: str) -> bool:

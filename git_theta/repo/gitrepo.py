@@ -8,6 +8,7 @@ the shadow repository of the object store (`clean_environment`).
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -181,6 +182,42 @@ def _staged_entries(listing: bytes) -> Iterator[StagedEntry]:
             meta, _, path = item.partition(b"\t")
             mode, oid, stage = meta.decode().split()
             yield StagedEntry(mode, oid, int(stage), path.decode(errors="surrogateescape"))
+
+
+def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Many blobs in the order asked for, through one process: (oid, bytes).
+
+    Raises:
+        GitError: one of them cannot be read.
+    """
+    if not oids:
+        return
+    with tempfile.TemporaryFile() as asked:
+        asked.write("".join(f"{oid}\n" for oid in oids).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            ["git", "cat-file", "--batch", "--buffer"],
+            cwd=cwd,
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=1 << 20,
+        )
+        try:
+            yield from _answers(process, oids)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _answers(process: subprocess.Popen[bytes], oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    if process.stdout is None:
+        raise GitError("git cat-file has no output")
+    for oid in oids:
+        fields = process.stdout.readline().split()
+        if len(fields) != 3:
+            raise GitError(f"Git cannot read blob {oid}")
+        yield oid, process.stdout.read(int(fields[2]) + 1)[:-1]
 
 
 class ObjectReader:

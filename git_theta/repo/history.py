@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from git_theta.core.lines import Lines, read_lines
 from git_theta.errors import ManifestError, NotTrackedError, UsageError
-from git_theta.repo.gitrepo import GitError, Repo
+from git_theta.repo.gitrepo import GitError, Repo, read_blobs
 
 _FORMAT = "%x01%H%x00%P%x00%an%x00%aI%x00%D%x00%s%x00"
 _RENAMES = 64
@@ -132,7 +130,7 @@ class Manifests:
         self._uses: dict[str, int] = {}
         for blob in asked:
             self._uses[blob] = self._uses.get(blob, 0) + 1
-        self._texts = _read(repo, list(self._uses))
+        self._texts = read_blobs(repo.cwd, list(self._uses))
         self._held: dict[str, Lines | None] = {}
 
     def take(self, blob: str | None) -> Lines | None:
@@ -154,32 +152,3 @@ def _lines(text: bytes) -> Lines | None:
         return read_lines(text)
     except ManifestError:
         return None
-
-
-def _read(repo: Repo, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    with tempfile.TemporaryFile() as asked:
-        asked.write("".join(f"{oid}\n" for oid in oids).encode())
-        asked.seek(0)
-        process = subprocess.Popen(
-            ["git", "cat-file", "--batch", "--buffer"],
-            cwd=repo.cwd,
-            stdin=asked,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=1 << 20,
-        )
-        try:
-            for oid in oids:
-                yield oid, _answer(process, oid)
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _answer(process: subprocess.Popen[bytes], oid: str) -> bytes:
-    if process.stdout is None:
-        raise GitError("git cat-file has no output")
-    fields = process.stdout.readline().split()
-    if len(fields) != 3:
-        raise GitError(f"Git cannot read blob {oid}")
-    return process.stdout.read(int(fields[2]) + 1)[:-1]

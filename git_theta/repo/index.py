@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import write_all
 
+# Git trusts what it knows of a file only if the file is older than the index: by this many seconds.
+BACK = 2
 _HEADER = struct.Struct(">4sII")
 _STAT = struct.Struct(">10I")
 _EXTENDED, _STAGE = 0x4000, 0x3000

@@ -47,10 +47,6 @@ class Lfs:
         self.store = store
         self.shadow = Shadow(repo, store)
 
-    def lacking(self, wanted: Mapping[str, int]) -> dict[str, int]:
-        """Those of the objects that are not here whole."""
-        return {oid: size for oid, size in wanted.items() if not self.store.has(oid, size)}
-
     def name(self, remote: str) -> str:
         """What Git LFS is told: a remote's name, or a URL without relative paths."""
         return remote if is_named(self.repo, remote) else _url(absolute_path(self.repo, remote))
@@ -66,7 +62,7 @@ class Lfs:
         Raises:
             TransferError: Git LFS is needed and not installed.
         """
-        missing = self.lacking(wanted)
+        missing = self.store.lacking(wanted)
         if missing:
             directory = directory_of(self.repo, remote)
             if directory is not None:
@@ -83,7 +79,7 @@ class Lfs:
             code, said = self.shadow.lfs(
                 "fetch", "-I", "", "-X", "", self.name(remote), commit, extra=objects
             )
-        left = self.lacking(missing)
+        left = self.store.lacking(missing)
         unreachable = bool(code) and not _MISSING.search(said)
         return Fetched(left, said if left else "", bool(left) and unreachable)
 

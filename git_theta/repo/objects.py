@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,10 @@ class Store:
         """Whether an object is here with the right size."""
         path = self.find(oid)
         return path is not None and path.stat().st_size == size
+
+    def lacking(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Those of some objects (sha256 -> size) that are not here whole."""
+        return {oid: size for oid, size in wanted.items() if not self.has(oid, size)}
 
     def read(self, place: Place) -> bytes:
         """Read the bytes of one record.

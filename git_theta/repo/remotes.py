@@ -51,7 +51,7 @@ def collect(
     What somebody pushed into this repository lies with Git LFS and is taken from there first.
     """
     lfs = Lfs(repo, store)
-    missing = lfs.lacking(wanted)
+    missing = store.lacking(wanted)
     if missing:
         missing = Neighbour.at(repo.common_dir).lend(store, missing)
     problems: list[Fetched] = []

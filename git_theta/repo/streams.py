@@ -190,6 +190,13 @@ def write_fully(handle: int, view: memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
+def write_at(handle: int, view: memoryview, offset: int) -> None:
+    """`os.pwrite` until everything is written."""
+    while view:
+        done = os.pwrite(handle, view, offset)
+        view, offset = view[done:], offset + done
+
+
 def open_regular(path: Path) -> int | None:
     """Open a regular file for reading, or return None."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgpack
 
@@ -49,8 +49,3 @@ def _read(store: Store, place: Place, whole: memoryview | None) -> Summary | Non
         return unpack(body(record))
     except (ThetaError, msgpack.UnpackException):
         return None
-
-
-def missing_packs(store: Store, packs: Mapping[str, int]) -> dict[str, int]:
-    """Those of the named objects that are not here."""
-    return {oid: size for oid, size in packs.items() if not store.has(oid, size)}
