@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -215,9 +215,8 @@ def _row(
     read: tuple[Facts, Mapping[str, Value], bool] | None,
 ) -> Measured:
     kinds, stored = _stored(change, source)
-    row = Measured(change=change, what=change.what, kinds=kinds, stored=stored)
     if pair is None:
-        return row
+        return Measured(change=change, what=change.what, kinds=kinds, stored=stored)
     chunk_pairs = _chunk_pairs(pair, summaries)
     updates = _parameters(pair)
     if read is not None:
@@ -235,7 +234,15 @@ def _row(
         value = metric.value(facts)
         if value is not None:
             told[name] = value
-    return replace(row, what=what, sure=sure or what != PERMUTED, facts=facts, values=told)
+    return Measured(
+        change=change,
+        what=what,
+        sure=sure or what != PERMUTED,
+        facts=facts,
+        values=told,
+        kinds=kinds,
+        stored=stored,
+    )
 
 
 def _parameters(pair: _Lined) -> dict[str, Mapping[str, Any]]:

@@ -24,7 +24,7 @@ from git_theta.commands.terminal import printable, say, write_anything
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import ThetaError
 from git_theta.repo.streams import open_regular
-from git_theta.repo.tracked import manifest_text, parse_at
+from git_theta.repo.tracked import Reader, manifest_text
 from git_theta.settings import difftool
 
 _NOTHING = "/dev/null"
@@ -47,8 +47,9 @@ def run(words: Sequence[str]) -> int:
     with ExitStack() as stack:
         stack.callback(session.close)
         try:
-            old = _side(session, stack, path, old_file, old_hex)
-            new = _side(session, stack, new_path, new_file, new_hex)
+            reader = Reader()
+            old = _side(session, stack, reader, (path, old_file, old_hex))
+            new = _side(session, stack, reader, (new_path, new_file, new_hex))
             if tool is not None:
                 return _hand_over(tool, words, old, new)
             found = compare_versions(new_path, old, new, threads=session.settings.threads)
@@ -100,14 +101,17 @@ def _header(path: str, new_path: str, modes: tuple[str, str], said: Sequence[str
                 yield printable(line)
 
 
-def _side(session: Session, stack: ExitStack, path: str, file: str, blob: str) -> Version | None:
+def _side(
+    session: Session, stack: ExitStack, reader: Reader, given: tuple[str, str, str]
+) -> Version | None:
     """One side, by what Git gives: a manifest where there is one, else a pass over the file."""
+    path, file, blob = given
     if file == _NOTHING:
         return None
     source: Source
     text = _manifest(session, Path(file), blob)
     if text is not None:
-        source = Stored(session, parse_at(path, text))
+        source = Stored(session, reader.parse(path, text))
     else:
         handle = open_regular(session.repo.cwd / file)
         if handle is None:

@@ -16,7 +16,7 @@ from git_theta.errors import MissingError, NotTrackedError
 from git_theta.repo.raw_diff import Entry
 from git_theta.repo.remotes import collect, failure
 from git_theta.repo.streams import open_regular
-from git_theta.repo.tracked import manifest_text, parse_at
+from git_theta.repo.tracked import Reader, manifest_text
 
 
 class Sides:
@@ -26,6 +26,7 @@ class Sides:
         self.session = session
         self._stack = stack
         self._sources: dict[tuple[str, str | None], Source] = {}
+        self._reader = Reader()
 
     def version(self, entries: Sequence[Entry]) -> Version | None:
         """The model that some files make, or None where there are none."""
@@ -79,7 +80,7 @@ class Sides:
         if entry.blob is not None:
             text = self._manifest(entry.blob)
             if text is not None:
-                return Stored(self.session, parse_at(entry.path, text))
+                return Stored(self.session, self._reader.parse(entry.path, text))
             return self._scratch(entry.path, self._spooled(entry.blob))
         handle = open_regular(self.session.path(entry.path))
         if handle is None:
@@ -87,7 +88,8 @@ class Sides:
         self._stack.callback(os.close, handle)
         if is_manifest(os.pread(handle, 64, 0)):
             size = os.fstat(handle).st_size
-            return Stored(self.session, parse_at(entry.path, os.pread(handle, size, 0)))
+            text = os.pread(handle, size, 0)
+            return Stored(self.session, self._reader.parse(entry.path, text))
         from git_theta.commands.peeking import peek
 
         return peek(self.session, entry.path, handle)

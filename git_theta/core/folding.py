@@ -68,8 +68,11 @@ def fold(
     Items can be joined where `alike` gives the same for all, and the largest `size` is at most
     twice the smallest.
     """
+    given = tuple(items)
+    if len(given) == 1:
+        return [Folded(name(given[0]), given)]
     entries = []
-    for item in items:
+    for item in given:
         parts = tuple(_CUT.split(name(item)))
         numbered = tuple(map(_is_number, parts))
         entries.append(_Entry(parts, numbered, (item,), *_ends(size(item))))

@@ -59,6 +59,18 @@ def read_lines(text: bytes) -> Lines:
     Raises:
         ManifestError: the text is no manifest, or not laid out like one.
     """
+    first, end = tensor_section(text)
+    merged = text.find(_RECIPE, 0, text.find(_OBJECTS)) >= 0
+    tensors = frozenset(text[first:end].split(b",\n")) if first < end else frozenset()
+    return Lines(tensors, object_lines(text), merged)
+
+
+def tensor_section(text: bytes) -> tuple[int, int]:
+    """Where the lines of the tensors begin and end; nowhere where there are none.
+
+    Raises:
+        ManifestError: the text is no manifest, or not laid out like one.
+    """
     start, end = text.find(_OBJECTS), text.find(_SEGMENTS)
     middle = text.find(_TENSORS, start)
     if not is_manifest(text) or start < 0 or end < 0:
@@ -66,15 +78,17 @@ def read_lines(text: bytes) -> Lines:
     if middle < 0 or middle > end:
         if text.find(_EMPTY, start) < 0:
             raise ManifestError("the manifest is not laid out as one")
-        return Lines(frozenset(), frozenset(), _RECIPE in text[:start])
-    objects = text[start + len(_OBJECTS) : middle]
-    tensors = text[middle + len(_TENSORS) : end]
-    return Lines(_cut(tensors), _cut(objects), _RECIPE in text[:start])
+        return end, end
+    return middle + len(_TENSORS), end
 
 
-def _cut(section: bytes) -> frozenset[bytes]:
-    """Lines without the commas between them."""
-    return frozenset(section.split(b",\n"))
+def object_lines(text: bytes) -> frozenset[bytes]:
+    """The lines of the objects in a text in which there are tensors."""
+    start = text.find(_OBJECTS)
+    end = text.find(_TENSORS, start)
+    if start < 0 or end < 0:
+        return frozenset()
+    return frozenset(text[start + len(_OBJECTS) : end].split(b",\n"))
 
 
 def tensors_of(lines: Iterable[bytes]) -> dict[str, Identity]:
@@ -130,7 +144,7 @@ def _summaries(
 ) -> tuple[tuple[Place, Place], ...]:
     """Where to find what tells how far the tensors moved that both sides have."""
     found: list[tuple[Place, Place]] = []
-    oids = {_oid(line)[:PREFIX]: _oid(line) for line in old.objects | new.objects}
+    oids = {oid_of(line)[:PREFIX]: oid_of(line) for line in old.objects | new.objects}
     for name, one in before.items():
         other = after.get(name)
         if other is None or one == other or len(one.summaries) != len(other.summaries):
@@ -142,7 +156,8 @@ def _summaries(
     return tuple(found)
 
 
-def _oid(line: bytes) -> str:
+def oid_of(line: bytes) -> str:
+    """The object that a line names."""
     return line[1 : line.find(b'"', 1)].decode()
 
 

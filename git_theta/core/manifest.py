@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from git_theta.core.dtypes import nbytes
@@ -86,7 +87,7 @@ class Tensor(NamedTuple):
 
     def same_as(self, other: Tensor) -> bool:
         """Equality of tensors: dtype, shape, view and bytes; never where they are stored."""
-        return (
+        return self is other or (
             self.segment.digest == other.segment.digest
             and self.dtype == other.dtype
             and self.shape == other.shape
@@ -222,8 +223,8 @@ def _tensor_out(tensor: Tensor) -> dict[str, Any]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def parse(text: bytes) -> Manifest:
-    """Read a manifest.
+def parse(text: bytes, taken: Mapping[str, Tensor] | None = None) -> Manifest:
+    """Read a manifest; `taken` are tensors of it whose lines were read before and left out.
 
     Raises:
         ManifestError: the text is damaged, hostile, of a newer version, or has merge markers.
@@ -246,7 +247,7 @@ def parse(text: bytes) -> Manifest:
     collecting = gc.isenabled()
     gc.disable()  # a million short-lived records are no garbage; scanning them doubles the time
     try:
-        manifest = _Reader(json.loads(text), text).manifest()
+        manifest = _Reader(json.loads(text), text).manifest(taken or {})
         if _HALF.search(text):
             dump(manifest)  # fails where a name has half a character, which nothing can write
     except RecursionError as error:
@@ -274,7 +275,7 @@ class _Reader:
         if text.count(b"\n") != entries + 15 + ("recipe" in raw):
             raise ManifestError("the manifest's lines do not match its entries")
 
-    def manifest(self) -> Manifest:
+    def manifest(self, taken: Mapping[str, Tensor]) -> Manifest:
         raw = self.raw
         recipe = self.segment(raw["recipe"], None) if "recipe" in raw else None
         skeleton = self.segment(raw["skeleton"], None)
@@ -284,6 +285,10 @@ class _Reader:
         }
         own = {d[:PREFIX]: segment for d, segment in segments.items()}
         tensors = {name: self.tensor(entry, own) for name, entry in raw["tensors"].items()}
+        if taken:
+            if not tensors.keys().isdisjoint(taken):
+                raise ManifestError("a tensor has two lines")
+            tensors = dict(sorted((tensors | taken).items(), key=itemgetter(0)))
         bases = {digest: self.chunk(entry, digest) for digest, entry in raw["bases"].items()}
         found = Manifest(
             format=_name(raw["format"]),
@@ -301,19 +306,22 @@ class _Reader:
 
     def place(self, text: str) -> Place:
         match = _PLACE.match(text)
-        oid = self.by_prefix.get(match[1]) if match else None
-        if match is None or oid is None:
+        prefix, start, length = match.groups() if match else ("", "0", "0")
+        oid = self.by_prefix.get(prefix)
+        if oid is None:
             raise ManifestError(f"the manifest names no such object: {text!r}")
-        place = Place(oid, int(match[2]), int(match[3]))
-        if place.offset + place.size > self.objects[oid]:
+        offset, size = int(start), int(length)
+        if offset + size > self.objects[oid]:
             raise ManifestError(f"{text!r} lies outside its object")
-        return place
+        return Place(oid, offset, size)
 
     def chunk(self, entry: dict[str, Any], digest: str, size: int | None = None) -> Chunk:
         kind = entry["kind"]
         base = entry.get("base")
         if not _KIND.match(kind):
             raise ManifestError(f"no kind of update: {kind!r}")
+        if base is not None and len(base) != PREFIX:
+            raise ManifestError(f"not the beginning of a digest: {base!r}")
         length = _natural(entry["size"]) if size is None else size
         if length > MAX_CHUNK:
             raise ManifestError(f"a chunk of {length} bytes is too large")
@@ -369,17 +377,18 @@ def _name(value: object) -> str:
 
 def _resolve_bases(manifest: Manifest) -> Manifest:
     """Replace prefixes of base digests by the digests; refuse a chain that bites its tail."""
-    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
-    if all(chunk.base is None for chunk in chunks.values()):
+    if all(chunk.base is None for chunk in manifest.all_chunks()):
         return manifest
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
     full = {digest[:PREFIX]: digest for digest in chunks}
 
     def chunk_in(chunk: Chunk) -> Chunk:
         if chunk.base is None:
             return chunk
-        if chunk.base not in full:
+        base = full.get(chunk.base[:PREFIX])
+        if base is None:
             raise ManifestError(f"the base {chunk.base!r} of an update is not in the manifest")
-        return chunk._replace(base=full[chunk.base])
+        return chunk if chunk.base == base else chunk._replace(base=base)
 
     def segment_in(segment: Segment) -> Segment:
         return segment._replace(chunks=tuple(map(chunk_in, segment.chunks)))
