@@ -110,7 +110,7 @@ def measure(
         )
         for change in compared.changes
     ]
-    return rows, compared.unchanged
+    return rows, tuple(sorted((*compared.unchanged, *old.aside)))
 
 
 # --- which chunks to compare ---------------------------------------------------------------------
@@ -194,6 +194,12 @@ def metrics() -> dict[str, Metric]:
     return dict(sorted(found.items(), key=lambda item: (getattr(item[1], "order", 100), item[0])))
 
 
+@cache
+def _told_by(exact: bool) -> tuple[tuple[str, Metric], ...]:
+    """The metrics that can be asked, with the weights read or not."""
+    return tuple((n, metric) for n, metric in metrics().items() if exact or metric.needs != WEIGHTS)
+
+
 def _home(change: Change, old: Version, new: Version) -> Source:
     return (old if change.new is None else new).sources[change.name]
 
@@ -203,6 +209,8 @@ def _stored(change: Change, source: Source) -> tuple[tuple[str, ...], int]:
     chunks = change.tensor.segment.chunks
     if not source.objects(chunks):
         return (), 0
+    if len(chunks) == 1:
+        return (chunks[0].kind,), chunks[0].at.size
     kinds = sorted({chunk.kind for chunk in chunks})
     return tuple(kinds), sum(place.size for place in {chunk.at for chunk in chunks})
 
@@ -228,8 +236,8 @@ def _row(
         permuted = perhaps_permuted(chunk_pairs)
     what = PERMUTED if permuted and change.what == CHANGED else change.what
     told = dict(values)
-    for name, metric in metrics().items():
-        if name in told or (metric.needs == WEIGHTS and not facts.exact):
+    for name, metric in _told_by(facts.exact):
+        if name in told:
             continue
         value = metric.value(facts)
         if value is not None:

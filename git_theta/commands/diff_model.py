@@ -177,6 +177,6 @@ def _side(version: Version | None, known: bool) -> Side | None:
         paths=tuple(file.path for file in version.files),
         formats=tuple(formats),
         size=version.size,
-        tensors=len(version.tensors),
+        tensors=len(version.tensors) + len(version.aside),
         digests=tuple(m.digest if known else identity(m) for m in manifests),
     )

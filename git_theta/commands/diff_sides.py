@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
-from git_theta.commands.model_versions import File, Source, Stored, Version
+from git_theta.commands.model_versions import File, Source, Stored, Version, parse_versions
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
 from git_theta.core.changes import compare
@@ -16,7 +16,7 @@ from git_theta.errors import MissingError, NotTrackedError
 from git_theta.repo.raw_diff import Entry
 from git_theta.repo.remotes import collect, failure
 from git_theta.repo.streams import open_regular
-from git_theta.repo.tracked import Reader, manifest_text
+from git_theta.repo.tracked import manifest_text, parse_at
 
 
 class Sides:
@@ -26,13 +26,26 @@ class Sides:
         self.session = session
         self._stack = stack
         self._sources: dict[tuple[str, str | None], Source] = {}
-        self._reader = Reader()
 
     def version(self, entries: Sequence[Entry]) -> Version | None:
         """The model that some files make, or None where there are none."""
         if not entries:
             return None
         return Version(File(entry.path, self._source(entry)) for entry in entries)
+
+    def versions(
+        self, old: Sequence[Entry], new: Sequence[Entry]
+    ) -> tuple[Version | None, Version | None]:
+        """Both sides of a comparison."""
+        if len(old) == len(new) == 1 and not self._opened(*old, *new):
+            texts = [e.blob and self._manifest(e.blob) for e in (*old, *new)]
+            if texts[0] and texts[1]:
+                paths = old[0].path, new[0].path
+                return parse_versions(self.session, paths, (texts[0], texts[1]))
+        return self.version(old), self.version(new)
+
+    def _opened(self, *entries: Entry) -> bool:
+        return any((entry.path, entry.blob) in self._sources for entry in entries)
 
     def tensor_names(self, entry: Entry) -> frozenset[str]:
         """The names of the tensors of one file."""
@@ -80,7 +93,7 @@ class Sides:
         if entry.blob is not None:
             text = self._manifest(entry.blob)
             if text is not None:
-                return Stored(self.session, self._reader.parse(entry.path, text))
+                return Stored(self.session, parse_at(entry.path, text))
             return self._scratch(entry.path, self._spooled(entry.blob))
         handle = open_regular(self.session.path(entry.path))
         if handle is None:
@@ -88,8 +101,7 @@ class Sides:
         self._stack.callback(os.close, handle)
         if is_manifest(os.pread(handle, 64, 0)):
             size = os.fstat(handle).st_size
-            text = os.pread(handle, size, 0)
-            return Stored(self.session, self._reader.parse(entry.path, text))
+            return Stored(self.session, parse_at(entry.path, os.pread(handle, size, 0)))
         from git_theta.commands.peeking import peek
 
         return peek(self.session, entry.path, handle)

@@ -59,10 +59,12 @@ def read_lines(text: bytes) -> Lines:
     Raises:
         ManifestError: the text is no manifest, or not laid out like one.
     """
-    first, end = tensor_section(text)
-    merged = text.find(_RECIPE, 0, text.find(_OBJECTS)) >= 0
-    tensors = frozenset(text[first:end].split(b",\n")) if first < end else frozenset()
-    return Lines(tensors, object_lines(text), merged)
+    start, (first, end) = text.find(_OBJECTS), tensor_section(text)
+    merged = text.find(_RECIPE, 0, start) >= 0
+    if first == end:
+        return Lines(frozenset(), frozenset(), merged)
+    objects = text[start + len(_OBJECTS) : first - len(_TENSORS)]
+    return Lines(frozenset(cut(text[first:end])), frozenset(cut(objects)), merged)
 
 
 def tensor_section(text: bytes) -> tuple[int, int]:
@@ -82,13 +84,9 @@ def tensor_section(text: bytes) -> tuple[int, int]:
     return middle + len(_TENSORS), end
 
 
-def object_lines(text: bytes) -> frozenset[bytes]:
-    """The lines of the objects in a text in which there are tensors."""
-    start = text.find(_OBJECTS)
-    end = text.find(_TENSORS, start)
-    if start < 0 or end < 0:
-        return frozenset()
-    return frozenset(text[start + len(_OBJECTS) : end].split(b",\n"))
+def cut(section: bytes) -> list[bytes]:
+    """Lines without the commas between them."""
+    return section.split(b",\n")
 
 
 def tensors_of(lines: Iterable[bytes]) -> dict[str, Identity]:
@@ -144,7 +142,7 @@ def _summaries(
 ) -> tuple[tuple[Place, Place], ...]:
     """Where to find what tells how far the tensors moved that both sides have."""
     found: list[tuple[Place, Place]] = []
-    oids = {oid_of(line)[:PREFIX]: oid_of(line) for line in old.objects | new.objects}
+    oids = {_oid(line)[:PREFIX]: _oid(line) for line in old.objects | new.objects}
     for name, one in before.items():
         other = after.get(name)
         if other is None or one == other or len(one.summaries) != len(other.summaries):
@@ -156,8 +154,7 @@ def _summaries(
     return tuple(found)
 
 
-def oid_of(line: bytes) -> str:
-    """The object that a line names."""
+def _oid(line: bytes) -> str:
     return line[1 : line.find(b'"', 1)].decode()
 
 

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from git_theta.core.dtypes import nbytes
@@ -223,8 +222,8 @@ def _tensor_out(tensor: Tensor) -> dict[str, Any]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def parse(text: bytes, taken: Mapping[str, Tensor] | None = None) -> Manifest:
-    """Read a manifest; `taken` are tensors of it whose lines were read before and left out.
+def parse(text: bytes) -> Manifest:
+    """Read a manifest.
 
     Raises:
         ManifestError: the text is damaged, hostile, of a newer version, or has merge markers.
@@ -247,7 +246,7 @@ def parse(text: bytes, taken: Mapping[str, Tensor] | None = None) -> Manifest:
     collecting = gc.isenabled()
     gc.disable()  # a million short-lived records are no garbage; scanning them doubles the time
     try:
-        manifest = _Reader(json.loads(text), text).manifest(taken or {})
+        manifest = _Reader(json.loads(text), text).manifest()
         if _HALF.search(text):
             dump(manifest)  # fails where a name has half a character, which nothing can write
     except RecursionError as error:
@@ -275,7 +274,7 @@ class _Reader:
         if text.count(b"\n") != entries + 15 + ("recipe" in raw):
             raise ManifestError("the manifest's lines do not match its entries")
 
-    def manifest(self, taken: Mapping[str, Tensor]) -> Manifest:
+    def manifest(self) -> Manifest:
         raw = self.raw
         recipe = self.segment(raw["recipe"], None) if "recipe" in raw else None
         skeleton = self.segment(raw["skeleton"], None)
@@ -285,10 +284,6 @@ class _Reader:
         }
         own = {d[:PREFIX]: segment for d, segment in segments.items()}
         tensors = {name: self.tensor(entry, own) for name, entry in raw["tensors"].items()}
-        if taken:
-            if not tensors.keys().isdisjoint(taken):
-                raise ManifestError("a tensor has two lines")
-            tensors = dict(sorted((tensors | taken).items(), key=itemgetter(0)))
         bases = {digest: self.chunk(entry, digest) for digest, entry in raw["bases"].items()}
         found = Manifest(
             format=_name(raw["format"]),
@@ -320,8 +315,6 @@ class _Reader:
         base = entry.get("base")
         if not _KIND.match(kind):
             raise ManifestError(f"no kind of update: {kind!r}")
-        if base is not None and len(base) != PREFIX:
-            raise ManifestError(f"not the beginning of a digest: {base!r}")
         length = _natural(entry["size"]) if size is None else size
         if length > MAX_CHUNK:
             raise ManifestError(f"a chunk of {length} bytes is too large")
@@ -385,10 +378,9 @@ def _resolve_bases(manifest: Manifest) -> Manifest:
     def chunk_in(chunk: Chunk) -> Chunk:
         if chunk.base is None:
             return chunk
-        base = full.get(chunk.base[:PREFIX])
-        if base is None:
+        if chunk.base not in full:
             raise ManifestError(f"the base {chunk.base!r} of an update is not in the manifest")
-        return chunk if chunk.base == base else chunk._replace(base=base)
+        return chunk._replace(base=full[chunk.base])
 
     def segment_in(segment: Segment) -> Segment:
         return segment._replace(chunks=tuple(map(chunk_in, segment.chunks)))

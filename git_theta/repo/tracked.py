@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
-from git_theta.core.reread import parse_like
 from git_theta.errors import ManifestError, NotTrackedError
 from git_theta.repo.gitrepo import GitError, Repo, StagedEntry
 
@@ -100,31 +99,6 @@ def parse_at(path: str, text: bytes) -> Manifest:
         return parse(text)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}", hint=error.hint) from error
-
-
-class Reader:
-    """Reads manifests, a second version of one in less time than the first."""
-
-    def __init__(self) -> None:
-        self._read: dict[str, tuple[bytes, Manifest]] = {}
-        self._last: tuple[bytes, Manifest] | None = None
-
-    def parse(self, path: str, text: bytes) -> Manifest:
-        """Read the manifest of a path.
-
-        Raises:
-            ManifestError: it is damaged; the message names the path.
-        """
-        before = self._read.get(path, self._last)
-        if before is None:
-            found = parse_at(path, text)
-        else:
-            try:
-                found = parse_like(text, *before)
-            except ManifestError as error:
-                raise ManifestError(f"{path}: {error}", hint=error.hint) from error
-        self._last = self._read[path] = (text, found)
-        return found
 
 
 def read_or_error(path: str, text: bytes) -> Manifest | ManifestError:
