@@ -15,7 +15,7 @@ import numpy as np
 from git_theta import registry
 from git_theta.commands.model_versions import Source, Version
 from git_theta.core.chain import Bytes
-from git_theta.core.changes import CHANGED, PERMUTED, RESHAPED, Change, compare
+from git_theta.core.changes import CHANGED, PERMUTED, RENAMED, RESHAPED, Change, compare
 from git_theta.core.dtypes import DTYPES, nbytes
 from git_theta.core.facts import (
     ChunkPair,
@@ -119,7 +119,7 @@ def measure(
 def _line_up(change: Change, old: Version, new: Version) -> _Lined | None:
     """Pair the chunks of a tensor, where both sides have as many values in the same places."""
     before, after = change.old, change.new
-    if before is None or after is None or change.what == RESHAPED:
+    if before is None or after is None or change.what in (RENAMED, RESHAPED):
         return None
     if not (measurable(before.dtype) and measurable(after.dtype)):
         return None

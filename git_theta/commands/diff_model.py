@@ -109,6 +109,7 @@ def _row(row: Measured) -> dict[str, Any]:
     change = row.change
     return {
         "name": change.name,
+        "old_name": change.old_name,
         "what": row.what,
         "sure": row.sure,
         "exact": row.facts is not None and row.facts.exact,

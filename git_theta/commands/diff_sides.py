@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from git_theta.commands.model_versions import File, Source, Stored, Version, parse_versions
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
-from git_theta.core.changes import compare
+from git_theta.core.changes import RENAMED, compare
 from git_theta.core.manifest import Chunk, is_manifest
 from git_theta.errors import MissingError, NotTrackedError
 from git_theta.repo.raw_diff import Entry
@@ -160,7 +160,7 @@ class Sides:
 
 def _changed_chunks(old: Version, new: Version) -> Iterator[tuple[Source, Chunk]]:
     for change in compare(old.tensors, new.tensors).changes:
-        if change.old is None or change.new is None:
+        if change.old is None or change.new is None or change.what == RENAMED:
             continue
         before, after = change.old.segment.chunks, change.new.segment.chunks
         kept = _digests(before) & _digests(after)

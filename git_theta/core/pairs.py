@@ -46,8 +46,8 @@ def parse_pair(old: bytes, new: bytes) -> ManifestPair:
         common = [line for line in sides[0] if line in there and _is_one_tensor(line)]
         names = _names(common)
         if len(common) >= FEW and len(set(names)) == len(common):
-            rest = (_without(text, end, common) for text, end in zip((old, new), ends, strict=True))
-            found = ManifestPair(*map(parse, rest), tuple(names))
+            before, after = _without(old, ends[0], common), _without(new, ends[1], common)
+            found = ManifestPair(parse(before), parse(after), tuple(names))
             if _is_sound(found):
                 return found
     except ManifestError:
@@ -68,12 +68,7 @@ def _is_sound(found: ManifestPair) -> bool:
 
 def _is_one_tensor(line: bytes) -> bool:
     """Whether a line is one entry, with one brace in it and a digest of its own."""
-    return (
-        line.count(b"{") == 1
-        and line[-1:] == b"}"
-        and b'": {' in line
-        and b'"digest":"' in line
-    )
+    return line.count(b"{") == 1 and line[-1:] == b"}" and b'": {' in line and b'"digest":"' in line
 
 
 def _names(lines: list[bytes]) -> list[str]:

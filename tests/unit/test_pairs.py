@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from git_theta.core import pairs
 from git_theta.core.manifest import Chunk, Manifest, Segment, Tensor, dump, parse
@@ -78,7 +78,7 @@ def test_what_takes_all_tensors_gets_them(change: str):
         lambda text: text[:-40],
     ],
 )
-def test_hostile_texts_are_refused_as_ever(damage):  # type: ignore[no-untyped-def]
+def test_hostile_texts_are_refused_as_ever(damage: Callable[[bytes], bytes]):
     good = dump(manifest({"a": tensor(1), "b": tensor(2), "w": tensor(3)}))
     bad = damage(good)
     assert bad != good
