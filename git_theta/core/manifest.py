@@ -133,6 +133,11 @@ class Manifest:
         yield from self.bases.values()
 
 
+def is_oid(name: str) -> bool:
+    """Say whether this can be the name of an object: 64 hexadecimal digits, and so no path."""
+    return _HEX64.match(name) is not None
+
+
 def is_manifest(head: bytes) -> bool:
     """Say whether a file that begins with these bytes claims to be a manifest.
 

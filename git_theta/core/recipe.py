@@ -125,7 +125,7 @@ def load(data: bytes) -> Recipe:
             models=tuple(map(_read_input, raw["models"])),
             made_with={str(k): str(v) for k, v in raw["made_with"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptError(f"a recipe is damaged: {error!r}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
-from git_theta.core.manifest import MAGIC, VERSION, is_manifest, parse
+from git_theta.core.manifest import MAGIC, VERSION, is_manifest, is_oid, parse
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
 
@@ -108,9 +108,10 @@ def objects_of(text: bytes) -> dict[str, int]:
     if text.startswith(_HEADER) and 0 <= start < end:
         try:
             table = json.loads(b"{" + text[start + len(_OBJECTS) : end] + b"}")
-        except ValueError:
+        except (ValueError, RecursionError):
             table = {"": 0}
-        if all(len(oid) == 64 and type(size) is int for oid, size in table.items()):
+        # What is named here becomes a path in the store.
+        if all(is_oid(oid) and type(size) is int and size >= 0 for oid, size in table.items()):
             return dict(table)
     return dict(parse(text).objects)
 
