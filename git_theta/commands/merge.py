@@ -30,6 +30,7 @@ from git_theta.core import threeway
 from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
 from git_theta.errors import MergeError, UsageError
+from git_theta.repo import keeping
 
 TRAILER = "Theta-Recipe"
 
@@ -110,13 +111,30 @@ def _carry_out(
     if options["dry_run"]:
         return tell_plan(jobs, as_json=options["as_json"])
     session = merge.session
+    session.store.prepare()
+    session.store.hold()
+    with keeping.directory_in(session.store.scratch) as kept:
+        _merge_all(session, jobs, kept)
+        return _finish(merge, folded, jobs, kept)
+
+
+def _merge_all(session: Session, jobs: Sequence[Job], kept: Path) -> None:
     for job in jobs:
-        job.outcome = merge_manifests(session, job.base, job.models, job.decision.instructions)
+        draft = keeping.place_for(kept, job.path) if _on_same_disk(session, kept) else None
+        instructions = job.decision.instructions
+        job.outcome = merge_manifests(session, job.base, job.models, instructions, draft)
         if job.outcome.text is None:
             explain(session, job.path, job.base, job.models, job.outcome, job.decision)
         else:
             tell(job.path, job.outcome, job.decision)
-    return _finish(merge, folded, jobs)
+            if job.outcome.draft is not None:
+                keeping.describe(kept, job.path, job.outcome.text)
+
+
+def _on_same_disk(session: Session, kept: Path) -> bool:
+    """Whether what is written among the objects can be moved into the work tree."""
+    top = session.repo.top
+    return top is not None and kept.stat().st_dev == top.stat().st_dev
 
 
 def _explicit(path: Path | None) -> Explicit | None:
@@ -217,12 +235,12 @@ def _sees_all(instructions: Instructions) -> bool:
 # --- the end -------------------------------------------------------------------------------------
 
 
-def _finish(merge: Merge, folded: Folded, jobs: Sequence[Job]) -> int:
+def _finish(merge: Merge, folded: Folded, jobs: Sequence[Job], kept: Path) -> int:
     repo = merge.session.repo
     merged = {job.path: job for job in jobs if job.outcome and job.outcome.text is not None}
     left = sorted((folded.conflicts.keys() | {job.path for job in jobs}) - merged.keys())
     if not left:
-        _commit(merge, folded, merged)
+        _commit(merge, folded, merged, kept)
         return MERGED
     if len(merge.branches) > 1:
         raise MergeError(
@@ -242,14 +260,15 @@ def _placed(job: Job) -> Placed:
     return Placed(job.path, job.mode, text or b"")
 
 
-def _commit(merge: Merge, folded: Folded, merged: Mapping[str, Job]) -> None:
+def _commit(merge: Merge, folded: Folded, merged: Mapping[str, Job], kept: Path) -> None:
     repo = merge.session.repo
     files = {path: (job.mode, write_blob(repo, _placed(job).text)) for path, job in merged.items()}
     parents = [merge.head, *(branch.oid for branch in merge.branches)]
     message = history.with_trailers(repo, merge.message, _trailers(merged.values()))
     commit = history.commit_tree(repo, folded, files, parents, message)
     merge.session.store.release()
-    history.advance(repo, commit, "theta merge " + " ".join(b.name for b in merge.branches))
+    action = "theta merge " + " ".join(b.name for b in merge.branches)
+    history.advance(repo, commit, action, kept)
     note(f"{commit[:10]}: {merge.message.splitlines()[0]}")
 
 

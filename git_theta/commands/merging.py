@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from git_theta.commands.session import Session
 from git_theta.commands.sides import Outcome, Side
@@ -25,8 +26,11 @@ def merge_manifests(
     base: Side | None,
     models: Sequence[Side],
     instructions: Instructions,
+    draft: Path | None = None,
 ) -> Outcome:
     """Merge models that came of one ancestor (None: they have none).
+
+    With `draft`, where most of a large file is computed, the file itself is written there.
 
     Raises:
         MergeError: the files as wholes cannot be merged.
@@ -39,7 +43,7 @@ def merge_manifests(
     if not outcome.conflicts:
         from git_theta.commands.merger import Merger
 
-        Merger(session, base, models, instructions, outcome).run()
+        Merger(session, base, models, instructions, outcome, draft).run()
     return outcome
 
 

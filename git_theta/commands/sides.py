@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.merging import Step
@@ -30,6 +31,7 @@ class Outcome:
     """What came of a merge. With conflicts there is no `text`.
 
     `read` counts plain bytes that were decoded, `stored` bytes that were added to the store.
+    `draft` is the merged file itself, where it was asked for and made.
     """
 
     steps: list[Step]
@@ -40,3 +42,4 @@ class Outcome:
     recipe: Recipe | None = None
     read: int = 0
     stored: int = 0
+    draft: Path | None = None
