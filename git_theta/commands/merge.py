@@ -23,6 +23,7 @@ from git_theta.commands.options import JSON_OPTION
 from git_theta.commands.placing import Placed, place, write_blob
 from git_theta.commands.recipes import read_recipe
 from git_theta.commands.session import Session
+from git_theta.commands.sides import Wanted
 from git_theta.commands.strategies import strategy_class
 from git_theta.commands.terminal import complain, count, note, printable
 from git_theta.commands.versions import Blob, side, tree
@@ -52,6 +53,19 @@ class Merge:
 @click.argument("branches", metavar="[BRANCH]...", nargs=-1)
 @click.option("-m", "message", metavar="MESSAGE", help="The commit's message.")
 @strategy_options
+@click.option(
+    "--eval",
+    "evaluate",
+    metavar="COMMAND",
+    help="Run it on the merged file; its last line is a number, and higher is better.",
+)
+@click.option(
+    "--try",
+    "tries",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="Values of a parameter (or names of strategies) of which --eval chooses the best.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be read, computed and stored.")
 @click.option("--list", "listing", is_flag=True, help="List all strategies and what they need.")
 @click.option("--verify", metavar="COMMIT", help="Repeat a merge and compare what comes out.")
@@ -68,10 +82,18 @@ def command(branches: tuple[str, ...], listing: bool, verify: str | None, **opti
     Files of git-theta are merged tensor by tensor, counted from the ancestor of all branches; all
     others as git merge merges them. Without --strategy, what the attribute theta-merge or the
     setting theta.merge says decides. The recipe is kept with the merged file.
+
+    \b
+        git theta merge math -s ties --try density=0.1,0.2,0.5 --eval 'python score.py'
+
+    The command gets the path of the merged file as its last argument, or as $MODEL. Where it fails
+    for every merge, nothing is committed.
     """
     if listing:
         list_strategies(as_json=options["as_json"])
         return 0
+    if options["tries"] and not options["evaluate"]:
+        raise UsageError("--try needs --eval", hint="a command that says how good a model is")
     session = Session()
     try:
         if verify is not None:
@@ -113,6 +135,13 @@ def _carry_out(
     session = merge.session
     session.store.prepare()
     session.store.hold()
+    if options["evaluate"] and not jobs:
+        note("git theta: no tensor has to be merged, so the command of --eval was not run")
+    elif options["evaluate"]:
+        from git_theta.commands.evaluating import Judge
+
+        judge = Judge(session=session, command=options["evaluate"], jobs=jobs)
+        judge.choose(options["tries"])
     with keeping.directory_in(session.store.scratch) as kept:
         _merge_all(session, jobs, kept)
         return _finish(merge, folded, jobs, kept)
@@ -121,8 +150,9 @@ def _carry_out(
 def _merge_all(session: Session, jobs: Sequence[Job], kept: Path) -> None:
     for job in jobs:
         draft = keeping.place_for(kept, job.path) if _on_same_disk(session, kept) else None
+        wanted = Wanted(draft=draft, evaluation=job.evaluation)
         instructions = job.decision.instructions
-        job.outcome = merge_manifests(session, job.base, job.models, instructions, draft)
+        job.outcome = merge_manifests(session, job.base, job.models, instructions, wanted)
         if job.outcome.text is None:
             explain(session, job.path, job.base, job.models, job.outcome, job.decision)
         else:

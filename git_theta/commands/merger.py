@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
-from git_theta.commands.sides import Outcome, Side
+from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
 from git_theta.commands.storing import plugins_needed
 from git_theta.core import pending as new
 from git_theta.core import skeleton as skeletons
@@ -50,10 +49,11 @@ class Merger:
         models: Sequence[Side],
         instructions: Instructions,
         outcome: Outcome,
-        draft: Path | None = None,
+        wanted: Wanted = NOTHING_ELSE,
     ) -> None:
         self.session, self.instructions, self.outcome = session, instructions, outcome
         self.base, self.models = base, models
+        self._wanted = wanted
         sides = [*models, *([base] if base else [])]
         manifests = [side.manifest for side in sides]
         manifests += [m for side in sides for m in side.statistics.values()]
@@ -68,7 +68,6 @@ class Merger:
         self.data: PackWriter | None = None
         self.summaries: PackWriter | None = None
         self.packs = 0
-        self._wanted = draft
         self._draft: Draft | None = None
         self._versions: dict[int, Version] = {}
 
@@ -248,14 +247,14 @@ class Merger:
     def _drafting(self) -> Draft | None:
         """The merged file, if whoever asked wants it and most of it is computed here."""
         frame = self.models[0].manifest
-        if self._wanted is None or frame.size < self.session.settings.direct_from:
+        if self._wanted.draft is None or frame.size < self.session.settings.direct_from:
             return None
         merged = [step for step in self.outcome.steps if step.action == "merge"]
         computed = sum(nbytes(step.dtype, step.shape) or 0 for step in merged)
         if 2 * computed < frame.size:
             return None
         plugin = self.session.plugins.formats(frame.format)
-        return Draft(self._wanted, self._version(self.models[0], plugin))
+        return Draft(self._wanted.draft, self._version(self.models[0], plugin))
 
     def _finish_draft(self, assembled: Assembled) -> None:
         if self._draft is None or self.outcome.manifest is None:
@@ -264,7 +263,7 @@ class Merger:
         self.source.add(manifest.all_chunks(), manifest.objects)
         segments = skeletons.ordered_segments(manifest, assembled.skeleton.order)
         done = self._draft.finish(assembled.skeleton, segments, self.source.chunk)
-        self.outcome.draft = self._wanted if done else None
+        self.outcome.draft = self._wanted.draft if done else None
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -320,6 +319,7 @@ class Merger:
             base=_input(self.base) if self.base else None,
             models=tuple(map(_input, self.models)),
             made_with={"git-theta": __version__},
+            evaluation=self._wanted.evaluation,
         )
 
     def _conclude(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from git_theta.commands.session import Session
-from git_theta.commands.sides import Outcome, Side
+from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
 from git_theta.commands.strategies import Chooser, strategy_needs
 from git_theta.core.clean import OPAQUE
 from git_theta.core.merging import Step, plan, units
@@ -26,11 +25,9 @@ def merge_manifests(
     base: Side | None,
     models: Sequence[Side],
     instructions: Instructions,
-    draft: Path | None = None,
+    wanted: Wanted = NOTHING_ELSE,
 ) -> Outcome:
     """Merge models that came of one ancestor (None: they have none).
-
-    With `draft`, where most of a large file is computed, the file itself is written there.
 
     Raises:
         MergeError: the files as wholes cannot be merged.
@@ -43,7 +40,7 @@ def merge_manifests(
     if not outcome.conflicts:
         from git_theta.commands.merger import Merger
 
-        Merger(session, base, models, instructions, outcome, draft).run()
+        Merger(session, base, models, instructions, outcome, wanted).run()
     return outcome
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.merging import Step
@@ -24,6 +25,21 @@ class Side:
     text: bytes = b""
     place: tuple[str, str] | None = None
     statistics: Mapping[str, Manifest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a merge besides a manifest.
+
+    `draft` is where the file itself is to be written, if most of a large one is computed;
+    `evaluation` is what the recipe is to say of how its parameters were chosen.
+    """
+
+    draft: Path | None = None
+    evaluation: Mapping[str, Any] | None = None
+
+
+NOTHING_ELSE = Wanted()
 
 
 @dataclass(kw_only=True)
