@@ -54,7 +54,8 @@ def use(person: Person, server: FaultServer) -> None:
 def meet(person: Person, server: FaultServer, fault: str, times: int) -> None:
     """Let the next requests meet a fault."""
     server.recover()
-    server.fail(*fault.split(), times=times)
+    kind, _, what = fault.partition(" ")
+    server.fail(kind, what, times)
     # Only who waits for nothing is impatient: a busy machine is no fault.
     patience = "1" if fault.endswith("hang") else "30"
     person.git("config", "--global", "lfs.activitytimeout", patience, cwd=person.root)
@@ -112,7 +113,7 @@ def test_downloads(bob: Person, host: Path, server: FaultServer, pushed: bytes, 
 
 def test_uploads(alice: Person, bob: Person, host: Path, server: FaultServer) -> None:
     use(alice, server)
-    alice.save(0)
+    data = alice.save(0)
     for number, fault in enumerate(UPLOAD_PASSING + UPLOAD_LASTING):
         data = alice.save(number + 1)
         before = alice.git("ls-remote", "origin")
