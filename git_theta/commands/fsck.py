@@ -27,23 +27,6 @@ _REMEDIES = {
 _SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """One thing that cannot be restored, and where it is needed.
-
-    `kind` is missing, corrupt, plug-in or manifest; `commit` is None for what is only staged;
-    `tensor` is None for bytes between the tensors and for a whole manifest.
-    """
-
-    kind: str
-    message: str
-    blob: str
-    path: str | None = None
-    commit: str | None = None
-    tensor: str | None = None
-    object: str | None = None
-
-
 @click.command()
 @click.option("--rebuild", "is_rebuild", is_flag=True, help="Make the catalog anew as well.")
 @JSON_OPTION
@@ -102,54 +85,6 @@ def _read_all(session: Session) -> tuple[dict[str, Manifest], list[Loss]]:
         for commit, path in places[blob]
     ]
     return manifests, losses
-
-
-def _where(
-    session: Session, blobs: Mapping[str, object]
-) -> dict[str, list[tuple[str | None, str | None]]]:
-    """(commit, path) of each blob, the newest first; (None, path) for one only staged."""
-    staged = {blob.oid: blob.path for blob in staged_blobs(session.repo)} if blobs else {}
-    named = named_places(session.repo, blobs)
-    return {blob: [*named[blob]] or [(None, staged.get(blob))] for blob in blobs}
-
-
-def _losses(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> Iterator[Loss]:
-    lost = {blob: found for blob, m in manifests.items() if (found := list(_of(m, proof)))}
-    places = _where(session, lost)
-    for blob, found in lost.items():
-        for commit, path in places[blob]:
-            for tensor, oid, failure in found:
-                yield Loss(
-                    kind=failure.kind,
-                    message=failure.message,
-                    blob=blob,
-                    path=path,
-                    commit=commit,
-                    tensor=tensor,
-                    object=oid,
-                )
-
-
-def _of(manifest: Manifest, proof: Proof) -> Iterator[tuple[str | None, str, Failure]]:
-    """What of one manifest cannot be restored: tensors by name, other bytes without one."""
-    names: list[tuple[str | None, Segment]] = [(None, manifest.skeleton)]
-    names += [(name, tensor.segment) for name, tensor in manifest.tensors.items()]
-    shown = {tensor.segment.digest for tensor in manifest.tensors.values()}
-    names += [(None, s) for digest, s in manifest.segments.items() if digest not in shown]
-    if manifest.recipe is not None:
-        names.append((None, manifest.recipe))
-    seen: set[tuple[str | None, Failure]] = set()
-    for name, segment in names:
-        for chunk in segment.chunks:
-            failure = proof.of(manifest, chunk)
-            if failure is not None and (name, failure) not in seen:
-                seen.add((name, failure))
-                yield name, chunk.at.oid, failure
-    known = {failure for _, failure in seen}
-    for oid in manifest.objects:  # one that holds only summaries, or that nothing needs any more
-        failure = proof.objects.get(oid)
-        if failure is not None and failure not in known:
-            yield None, oid, failure
 
 
 def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> None:
