@@ -29,16 +29,24 @@ def content(**seeds: int) -> dict[str, bytes]:
 class Scene(Person):
     """Somebody at work on both checkpoints."""
 
-    def put(self, where: str = "", **seeds: int) -> dict[str, bytes]:
-        """Write a version of both, below a directory if one is named."""
-        made = {f"{where}{name}": data for name, data in content(**seeds).items()}
-        for name, data in made.items():
+    _versions = 0
+
+    def put(self, **seeds: int) -> dict[str, bytes]:
+        """Write a version of both."""
+        made = content(**seeds)
+        self.place(made)
+        return made
+
+    def place(self, files: Content) -> None:
+        """Write files into the work tree."""
+        # Older than any index, so that Git need not look into it again once it is added, and
+        # a second of its own for each version, since that is all that some Gits look at.
+        self._versions += 10
+        past = time.time() - 10_000 + self._versions
+        for name, data in files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_bytes(data)
-            # Older than any index, so that Git need not look into it again once it is added.
-            past = time.time() - 10
             os.utime(self.work / name, (past, past))
-        return made
 
     def keep(self, message: str = "a version", **seeds: int) -> dict[str, bytes]:
         """Write a version of both and commit everything."""

@@ -134,17 +134,18 @@ def test_stash(alice: Scene, stranger: Scene, host: Path):
     """stash push, pop, apply, branch, --include-untracked, --keep-index, of a path; drop."""
     first = alice.keep()
     second = alice.put(a=1)
-    alice.put("new/", b=5)
+    new = {f"new/{name}": data for name, data in content(b=5).items()}
+    alice.place(new)
     alice.git("stash", "push", "-q", "--include-untracked", "-m", "both")
     alice.at(first)
     assert not (alice.work / "new").exists()
     alice.git("stash", "apply", "-q")
-    alice.at({**second, **{f"new/{n}": d for n, d in content(b=5).items()}}, status=BOTH + "?? new/\n")
+    alice.at(second | new, status=BOTH + "?? new/\n")
     alice.git("reset", "-q", "--hard")
     alice.git("clean", "-q", "-f", "-d")
     third = alice.keep(c=1)
     alice.git("stash", "branch", "from-stash")
-    both = {**second, **{f"new/{n}": d for n, d in content(b=5).items()}}
+    both = second | new
     alice.at(both, status=BOTH + "?? new/\n")
     alice.commit("what was stashed")
     alice.at(both)
