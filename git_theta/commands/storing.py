@@ -26,7 +26,7 @@ from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
-from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
+from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
@@ -56,11 +56,19 @@ class Storing:
     """Stores one file.
 
     What was `asked` for is stored that way, even if a manifest of this content is known; with
-    `force` no record is used again either.
+    `force` no record is used again either. `before` is given for a version out of history: then
+    the index and HEAD do not count, and the work-tree file is not looked at.
     """
 
     def __init__(
-        self, session: Session, path: str, choice: Choice, *, asked: bool, force: bool
+        self,
+        session: Session,
+        path: str,
+        choice: Choice,
+        *,
+        asked: bool,
+        force: bool,
+        before: Before | None = None,
     ) -> None:
         self.session = session
         self.path = path
@@ -68,7 +76,8 @@ class Storing:
         self._asked = asked or force
         self._force = force
         self._kinds = choice.kinds if asked else None
-        self._candidates = Candidates(session.repo)
+        self._is_new = before is None
+        self._candidates: Before = Candidates(session.repo) if before is None else before
         self._reuse = Reuse(
             self._candidates, session.store, session.catalog, session.plugins.updates
         )
@@ -130,7 +139,8 @@ class Storing:
                 summaries.abandon()
                 return answer
             session.ensure_hooks(storing=True)
-            look_at(session, self.path, cleaner.size)
+            if self._is_new:
+                look_at(session, self.path, cleaner.size)
             if feed.truncated:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()

@@ -163,11 +163,11 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         if is_manifest(text):
             yield Found(oid, paths[oid], text)
     for oid in large:
-        if _begins_as_manifest(repo, oid):
+        if begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
 
 
-def _begins_as_manifest(repo: Repo, oid: str) -> bool:
+def begins_as_manifest(repo: Repo, oid: str) -> bool:
     """Read the first bytes of a large blob. Git streams what it holds to be a big file."""
     process = subprocess.Popen(
         ["git", "-c", f"core.bigFileThreshold={_SMALL}", "cat-file", "blob", oid],

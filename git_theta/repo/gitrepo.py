@@ -221,11 +221,14 @@ def _answers(process: subprocess.Popen[bytes], oids: Sequence[str]) -> Iterator[
 
 
 class ObjectReader:
-    """`git cat-file --batch`, kept running. Not for use from several threads."""
+    """`git cat-file --batch`, kept running. Not for use from several threads.
 
-    def __init__(self, cwd: Path) -> None:
+    With `replaced` false, objects are read as they are stored, whatever `git replace` says.
+    """
+
+    def __init__(self, cwd: Path, *, replaced: bool = True) -> None:
         self._process = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
+            ["git", *([] if replaced else ["--no-replace-objects"]), "cat-file", "--batch"],
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
