@@ -69,6 +69,11 @@ def of_commits(
     return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
 
 
+def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:
+    """All manifests that some commits reach, as far as they are here."""
+    return manifests_among(repo, _listed(repo, tips, (), None))
+
+
 def of_tree(repo: Repo, rev: str) -> Closure:
     """What one revision's files need."""
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
