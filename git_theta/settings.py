@@ -94,6 +94,11 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def forget_super_prefix() -> None:
+    """Drop what Git tells those that it runs in a submodule: most of its own commands refuse it."""
+    os.environ.pop("GIT_INTERNAL_SUPER_PREFIX", None)
+
+
 def merged_heads() -> dict[str, str]:
     """The commits that a running `git merge` merges, with the names that the user gave them.
 

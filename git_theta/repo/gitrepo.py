@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.settings import forget_super_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Repo:
         Raises:
             NotTrackedError: there is none.
         """
+        forget_super_prefix()
         where = Path.cwd() if cwd is None else cwd
         asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
         told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
