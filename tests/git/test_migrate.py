@@ -392,7 +392,7 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_clean(lfs: Sandbox):
 
 
 @pytest.mark.parametrize(
-    "kills", [FEW, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+    "kills", [FEW // 3, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 )
 def test_killed_at_any_moment(lfs: Sandbox, kills: int):
     """Refs are all old or all new, and the same command again finishes."""
@@ -412,10 +412,11 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
         lfs.run(*words)
         assert refs(lfs) == after
         assert clean(lfs)
-        lfs.theta("fsck")
         lfs.theta("migrate", "undo")
         assert refs(lfs) == before
         assert clean(lfs)
     assert hits >= kills // 4
     lfs.theta("migrate", "import", "*.safetensors")
     assert checkouts(lfs) == versions
+    lfs.theta("fsck")
+    assert list((lfs.work / ".git" / "theta" / "tmp").iterdir()) == []
