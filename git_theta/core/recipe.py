@@ -136,7 +136,7 @@ def load(data: bytes) -> Recipe:
             made_with={str(k): str(v) for k, v in raw["made_with"].items()},
             evaluation=dict(raw["evaluation"]) if "evaluation" in raw else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptError(f"a recipe is damaged: {error!r}") from error
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+
+from git_theta.repo import temporary
 
 _BLOCK = 8 << 20
 _PREFIX = "kept-"
@@ -34,25 +34,9 @@ class Kept:
 @contextmanager
 def directory_in(scratch: Path) -> Iterator[Path]:
     """A new directory for kept files, removed afterwards; those of killed processes go first."""
-    for left in scratch.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
-    try:
-        with _locked(made):
-            yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
+    temporary.sweep(scratch, f"{_PREFIX}*")
+    with temporary.new_directory(scratch, _PREFIX) as made:
+        yield made
 
 
 def keep(directory: Path, path: str, target: Path, text: bytes) -> bool:
