@@ -10,6 +10,7 @@ from typing import Any
 
 from git_theta import registry
 from git_theta.commands.terminal import printable
+from git_theta.core import limits
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.borrowers import sign
@@ -26,6 +27,7 @@ class Session:
     def __init__(self, repo: Repo | None = None) -> None:
         self.repo = Repo.find() if repo is None else repo
         self._hooks_seen = False
+        limits.enforce(lambda: self.settings.limits)
 
     @cached_property
     def settings(self) -> Settings:
