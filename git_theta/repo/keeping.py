@@ -41,22 +41,27 @@ def directory_in(scratch: Path) -> Iterator[Path]:
 
 def keep(directory: Path, path: str, target: Path, text: bytes) -> bool:
     """Link a work-tree file into a directory, with its manifest; says whether that was possible."""
-    name = _name(directory, path)
+    name = place_for(directory, path)
     try:
         if target.is_symlink() or target.stat().st_nlink != 1:
             return False  # another name of the same file is somebody else's
-        name.with_suffix(".manifest").write_bytes(text)
+        describe(directory, path, text)
         os.link(target, name)
     except OSError:  # another disk, or one without links
         return False
     return True
 
 
+def describe(directory: Path, path: str, text: bytes) -> None:
+    """Say which manifest the file that is kept of a path is the file of."""
+    place_for(directory, path).with_suffix(".manifest").write_bytes(text)
+
+
 def find(directory: Path | None, path: str) -> Kept | None:
     """What was kept of a path."""
     if directory is None:
         return None
-    name = _name(directory, path)
+    name = place_for(directory, path)
     try:
         if name.stat().st_nlink != 1:
             return None  # Git did not replace the file after all
@@ -65,7 +70,8 @@ def find(directory: Path | None, path: str) -> Kept | None:
         return None
 
 
-def _name(directory: Path, path: str) -> Path:
+def place_for(directory: Path, path: str) -> Path:
+    """Where a directory keeps the file of a path."""
     return directory / hashlib.sha256(os.fsencode(path)).hexdigest()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from git_theta.repo.gitrepo import Repo
-from git_theta.repo.objects import Store, store_failed
+from git_theta.repo.objects import Store, object_path, store_failed
 from git_theta.repo.shadow import absolute_path
 
 
@@ -34,7 +34,7 @@ class Neighbour:
     def find(self, oid: str, size: int) -> Path | None:
         """The file of an object that has the right size, or None."""
         for media in self.media:
-            path = media / oid[:2] / oid[2:4] / oid
+            path = object_path(media, oid)
             with suppress(OSError):
                 if path.stat().st_size == size:
                     return path

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from git_theta.core.manifest import Place
+from git_theta.core.manifest import Place, is_oid
 from git_theta.core.payload import OBJECT_MAGIC, Buffer
-from git_theta.errors import MissingError, ThetaError
+from git_theta.errors import CorruptError, MissingError, ThetaError
 from git_theta.repo import temporary
 
 PACK = 32 << 20
@@ -69,6 +69,17 @@ class _Lent(threading.local):
         self.buffer = bytearray()
 
 
+def object_path(media: Path, oid: str) -> Path:
+    """Where an object lies below a media directory.
+
+    Raises:
+        CorruptError: this is no name of an object; it could lead anywhere.
+    """
+    if not is_oid(oid):
+        raise CorruptError(f"no name of an object: {oid[:80]!r}")
+    return media / oid[:2] / oid[2:4] / oid
+
+
 class Store:
     """Objects of one repository, and of those it borrows from (`alternates`, read only)."""
 
@@ -90,13 +101,13 @@ class Store:
 
     def path(self, oid: str) -> Path:
         """Where an object lies in this store, whether it is there or not."""
-        return self.media / oid[:2] / oid[2:4] / oid
+        return object_path(self.media, oid)
 
     def find(self, oid: str) -> Path | None:
         """The file of an object, here or in a store we borrow from, or None."""
         for media in (self.media, *self.alternates):
-            path = media / oid[:2] / oid[2:4] / oid
-            if path.is_file():
+            path = object_path(media, oid)
+            if os.path.isfile(path):  # noqa: PTH113 - one that cannot be asked for is not here
                 return path
         return None
 
@@ -308,10 +319,12 @@ def _alternates(common_dir: Path) -> Iterator[Path]:
     while waiting:
         objects = waiting.pop() / "objects"
         try:
-            lines = (objects / "info" / "alternates").read_text().splitlines()
+            listed = os.fsdecode((objects / "info" / "alternates").read_bytes())
         except OSError:
             continue
-        for line in lines:
+        for line in listed.split("\n"):
+            if "\0" in line:
+                continue
             other = (objects / line).resolve().parent
             if line and not line.startswith("#") and other not in seen:
                 seen.add(other)
