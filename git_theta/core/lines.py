@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from git_theta.core.changes import RENAMED, renames, what_became
-from git_theta.core.manifest import PREFIX, Place, is_manifest
+from git_theta.core.manifest import PREFIX, Place, is_manifest, is_oid
 from git_theta.errors import ManifestError
 
 _OBJECTS, _TENSORS = b'\n"objects": {\n', b'\n},\n"tensors": {\n'
@@ -166,7 +166,8 @@ def _summaries(
 ) -> tuple[tuple[Place, Place], ...]:
     """Where to find what tells how far the tensors moved that both sides have."""
     found: list[tuple[Place, Place]] = []
-    oids = {_oid(line)[:PREFIX]: _oid(line) for line in old.objects | new.objects}
+    named = (_oid(line) for line in old.objects | new.objects)
+    oids = {oid[:PREFIX]: oid for oid in named if is_oid(oid)}
     for name, one in before.items():
         other = after.get(name)
         if other is None or one == other or len(one.summaries) != len(other.summaries):
@@ -179,7 +180,7 @@ def _summaries(
 
 
 def _oid(line: bytes) -> str:
-    return line[1 : line.find(b'"', 1)].decode()
+    return line[1 : line.find(b'"', 1)].decode(errors="replace")
 
 
 def _place(text: str, oids: dict[str, str]) -> Place | None:

@@ -118,11 +118,12 @@ def test_a_modified_file_is_compared(
     report = json_of(repo, "diff", "--exact")
     assert rows(report)["embed.weight"]["metrics"]["relative_l2"]["value"] == pytest.approx(0.1)
     stat = repo.git("diff", "--stat")
-    assert "6 deletions" in stat or "deletions" in stat
+    assert "deletions" in stat
+    assert repo.objects() == before
     lines = repo.git("diff", "--no-ext-diff", "-U0").splitlines()
     assert sum(line.startswith('+"embed.weight"') for line in lines) == 1
     assert not any("k.weight" in line for line in lines if line[0] in "+-")
-    assert repo.objects() == before
+    assert set(repo.objects()) > set(before)  # this patch can be applied: what it names is stored
     assert repo.git("diff", "HEAD~1", "--", NAME) != text
 
 
