@@ -360,5 +360,7 @@ def sorted_rows(parts: Iterable[Bytes], width: int) -> Bytes:
 def _row_names(data: Bytes, width: int) -> Bytes:
     if width <= _DIGEST:
         return data
-    names = b"".join(blake3(data[at : at + width]).digest() for at in range(0, len(data), width))
+    names = b"".join(
+        blake3(data[at : at + width].data).digest() for at in range(0, len(data), width)
+    )
     return np.frombuffer(names, np.uint8)
