@@ -43,6 +43,7 @@ HERE = Path(sys.executable).parent
 
 def _environment(home: Path, programs: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "XDG_", "VIRTUAL_"))}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # who installs a package has it compiled once
     others = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path = [str(programs), *(folder for folder in others if Path(folder) != HERE)]
     return kept | {

@@ -116,14 +116,14 @@ def recognise(
         except PluginError as error:
             say(path, f"{error}; stored as opaque chunks", error.hint)
             return Recognised(OPAQUE)
-    plugins = {name: plugin for name in registry.names("formats") if (plugin := _quiet(name))}
-    for name, plugin in plugins.items():
-        if plugin.detect(head):
+    named: Recognised | None = None
+    for name in registry.names("formats"):  # those behind the right one need not be imported
+        plugin = _quiet(name)
+        if plugin is not None and plugin.detect(head):
             return Recognised(name, plugin)
-    for name, plugin in plugins.items():
-        if path.lower().endswith(plugin.suffixes):
-            return Recognised(name, plugin)
-    return Recognised(OPAQUE)
+        if named is None and plugin is not None and path.lower().endswith(plugin.suffixes):
+            named = Recognised(name, plugin)
+    return named or Recognised(OPAQUE)
 
 
 def _quiet(name: str) -> Any | None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import proofs
-from git_theta.core.manifest import parse
-from git_theta.errors import NewerManifestError, ThetaError, shell_word
+from git_theta.core.manifest import Manifest
+from git_theta.errors import ThetaError, shell_word
 from git_theta.repo.caller import git_command, may_delay
 from git_theta.repo.hooks import directory
 
@@ -36,16 +36,8 @@ class DirectFiles:
         self._session = session
         self._texts: dict[str, bytes] = {}
 
-    def take(self, path: str, text: bytes, asked: Mapping[str, str]) -> bool:
-        """Say whether a file will be written at the end; Git then gets the manifest.
-
-        Raises:
-            ManifestError: the text is damaged or has conflict markers.
-        """
-        try:
-            manifest = parse(text)
-        except NewerManifestError:
-            return False  # it is left, which is told elsewhere
+    def take(self, path: str, text: bytes, manifest: Manifest, asked: Mapping[str, str]) -> bool:
+        """Say whether a file will be written at the end; Git then gets the manifest."""
         small = manifest.size < self._session.settings.direct_from
         if small or manifest.plugins or "can-delay" not in asked or not self._ends_soon():
             return False

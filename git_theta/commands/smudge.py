@@ -14,7 +14,6 @@ from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import proofs, rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import (
-    ManifestError,
     MissingError,
     NewerManifestError,
     PluginError,
@@ -33,7 +32,7 @@ class Smudger:
 
     session: Session
     direct: DirectFiles
-    _delayed: dict[str, bytes] = field(default_factory=dict)
+    _delayed: dict[str, tuple[bytes, Manifest]] = field(default_factory=dict)
     _unfetched: set[str] = field(default_factory=set)
     _failure: MissingError | TransferError | None = None
 
@@ -48,7 +47,7 @@ class Smudger:
         """
         if path in self._delayed and "can-delay" not in asked:
             content.drain()
-            return self._restore(path, self._delayed.pop(path))
+            return self._restore(path, *self._delayed.pop(path))
         if not is_manifest(content.head(64)):
             return self._raw(content)
         text = content.head(MAX_MANIFEST + 1)
@@ -56,17 +55,21 @@ class Smudger:
         self.session.ensure_hooks(storing=False)
         if "blob" not in asked:
             self.session.given[path] = ("", text)
-        if not self.session.settings.skip_smudge and self.direct.take(path, text, asked):
+        try:
+            manifest = parse(text)
+        except NewerManifestError as error:
+            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
             return iter([memoryview(text)])
-        missing = self._missing(text)
-        if missing and asked.get("can-delay") == "1" and may_delay():
-            self._delayed[path] = text
+        if not self.session.settings.skip_smudge and self.direct.take(path, text, manifest, asked):
+            return iter([memoryview(text)])
+        if asked.get("can-delay") == "1" and self._missing(manifest) and may_delay():
+            self._delayed[path] = text, manifest
             return None
-        return self._restore(path, text)
+        return self._restore(path, text, manifest)
 
     def delayed(self) -> list[str]:
         """Fetch what the delayed files lack, all in one batch; then all of them are ready."""
-        manifests = {path: parse(text) for path, text in self._delayed.items()}
+        manifests = {path: manifest for path, (_, manifest) in self._delayed.items()}
         with suppress(MissingError, TransferError):  # told for each file that needs it
             self._fetch({oid: size for m in manifests.values() for oid, size in m.objects.items()})
         return list(manifests)
@@ -92,12 +95,8 @@ class Smudger:
         settings = self.session.settings
         return settings.skip_smudge or manifest.size > settings.smudge_limit
 
-    def _missing(self, text: bytes) -> dict[str, int]:
+    def _missing(self, manifest: Manifest) -> dict[str, int]:
         """What must be fetched before the file can be restored, if it is to be restored."""
-        try:
-            manifest = parse(text)
-        except ManifestError:
-            return {}
         if self._is_left(manifest):
             return {}
         return self.session.store.lacking(manifest.objects)
@@ -118,15 +117,10 @@ class Smudger:
             self._unfetched |= missing.keys()
             raise
 
-    def _restore(self, path: str, text: bytes) -> Iterator[memoryview]:
+    def _restore(self, path: str, text: bytes, manifest: Manifest) -> Iterator[memoryview]:
         """The file; or the manifest itself, with a line that says what to do, where it must be."""
         settings = self.session.settings
         as_it_is = iter([memoryview(text)])
-        try:
-            manifest = parse(text)
-        except NewerManifestError as error:
-            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
-            return as_it_is
         if self._is_left(manifest):
             if not settings.skip_smudge:
                 say(path, "left as a manifest, being large", f"run git theta pull {path}")

@@ -91,9 +91,7 @@ class Storing:
         found = []
         for text in self._candidates.of_path(self.path):
             with suppress(ThetaError):
-                manifest = parse(text)
-                self._reuse.add(manifest)
-                found.append((text, manifest))
+                found.append((text, self._reuse.read(text)))
         return found
 
     @cached_property

@@ -151,7 +151,11 @@ class Chooser:
         self, new: Slice, digest: str, relatives: Iterable[Relative] = (), name: str = ""
     ) -> Outcome:
         """The smallest record of a chunk that was found, proven by decoding it."""
-        asked = _Asked(new, digest)
+        with np.errstate(all="ignore"):  # weights may hold anything
+            return self._store(_Asked(new, digest), relatives, name)
+
+    def _store(self, asked: _Asked, relatives: Iterable[Relative], name: str) -> Outcome:
+        new = asked.new
         waiting = iter(relatives)
         first = next(waiting, None)
         if first is None and not self._alone:
@@ -220,8 +224,7 @@ class Chooser:
             if needs is not None and needs(asked.new) > self._memory:
                 self._say(update, "is passed over for large tensors (theta.memory)")
                 return math.inf
-            with np.errstate(all="ignore"):  # weights may hold anything
-                guess = update.estimate(asked.new, asked.data)
+            guess = update.estimate(asked.new, asked.data)
             return math.inf if guess is None or math.isnan(guess) else float(guess)
         except MemoryError:
             raise
@@ -231,8 +234,7 @@ class Chooser:
 
     def _encoded(self, asked: _Asked, update: Update) -> Outcome | None:
         try:
-            with np.errstate(all="ignore"):
-                encoded = update.encode(asked.new, asked.data)
+            encoded = update.encode(asked.new, asked.data)
             return None if encoded is None else self._proven(asked, update, encoded)
         except MemoryError:
             raise

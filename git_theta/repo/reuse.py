@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from git_theta.core.chain import Updates, decode_chunk, links_of, sealed
+from git_theta.core.chain import Updates, decode_chunk, digest_of, links_of, sealed
 from git_theta.core.compact import places
 from git_theta.core.manifest import MAX_TEXT, Chunk, Manifest, is_manifest, parse
 from git_theta.core.payload import OBJECT_MAGIC
@@ -113,6 +113,7 @@ class Reuse:
         self._earned: dict[str, Chunk | None] = {}
         self._seen: set[str] = set()
         self._others: list[Manifest] | None = None
+        self._texts: dict[str, Manifest] = {}
         self.proven: list[Chunk] = []
 
     @property
@@ -124,6 +125,23 @@ class Reuse:
         """Make the chunks of a manifest candidates."""
         with self._guard:
             self._add(manifest)
+
+    def read(self, text: bytes) -> Manifest:
+        """Parse a manifest, once however often it is met, and make its chunks candidates.
+
+        Raises:
+            ManifestError: it is damaged.
+        """
+        with self._guard:
+            return self._read(text)
+
+    def _read(self, text: bytes) -> Manifest:
+        digest = digest_of(text)
+        manifest = self._texts.get(digest)
+        if manifest is None:
+            manifest = self._texts[digest] = parse(text)
+            self._add(manifest)
+        return manifest
 
     def _add(self, manifest: Manifest) -> None:
         self._sizes.update(manifest.objects)
@@ -198,9 +216,7 @@ class Reuse:
             self._others = []
             for text in itertools.chain(self._candidates.of_all_paths(), self._once_written()):
                 with suppress(ThetaError):  # damage elsewhere is no reason to fail this file
-                    manifest = parse(text)
-                    self._add(manifest)
-                    self._others.append(manifest)
+                    self._others.append(self._read(text))
         return self._others
 
     def _once_written(self) -> list[bytes]:

@@ -109,7 +109,7 @@ class Sample:
         sample = planes.sampled(new, word).view(WORDS[word])
         self.folded = fold(sample, planes.sampled(reference, word).view(WORDS[word]), sample)
         self.changed = np.flatnonzero(self.folded)
-        self._sizes: list[int] | None = None
+        self._coded: list[bytes] | None = None
 
     @property
     def density(self) -> float:
@@ -120,11 +120,15 @@ class Sample:
         """The planes that no coder would shorten."""
         return planes.noise(self.sizes(), len(self.folded))
 
+    def coded(self) -> list[bytes]:
+        """The planes of the sample as frames."""
+        if self._coded is None:
+            self._coded = planes.encode_words(self.folded)
+        return self._coded
+
     def sizes(self) -> list[int]:
         """The coded size of each plane of the sample."""
-        if self._sizes is None:
-            self._sizes = planes.plane_sizes(self.folded)
-        return self._sizes
+        return [len(frame) for frame in self.coded()]
 
     def planes(self) -> float:
         """About how many bytes all differences take in planes."""
@@ -183,6 +187,8 @@ def encode(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]]
 
 def encode_planes(new: Bytes, reference: Bytes, word: int, sample: Sample) -> list[bytes]:
     """All differences in byte planes, block by block; then the bytes that are left over."""
+    if len(sample.folded) == sample.total:  # a small chunk is a sample of itself
+        return [*sample.coded(), *_tail(new, word)] if sample.total else _tail(new, word)
     raw = sample.noise() if sample.total >= BLOCK else frozenset()
     words, others = whole_words(new, word), whole_words(reference, word)
     frames: list[bytes] = []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import torch_zip, weights
-from tests.git.test_kills import FEW, MANY, Victim
+from tests.git.test_kills import MANY, Victim, times
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -157,7 +157,7 @@ def test_every_commit_keeps_its_files_there_and_back(mixed: Sandbox):
         assert clean(mixed)
     assert refs(mixed) == before
     assert checkouts(mixed) == versions
-    assert mixed.theta("migrate", "undo", code=3)
+    mixed.theta("migrate", "undo", code=3)
     assert "refs/theta" not in mixed.git("for-each-ref")
 
 
@@ -391,9 +391,7 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_clean(lfs: Sandbox):
     assert clean(lfs)
 
 
-@pytest.mark.parametrize(
-    "kills", [FEW // 3, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
-)
+@times(6)
 def test_killed_at_any_moment(lfs: Sandbox, kills: int):
     """Refs are all old or all new, and the same command again finishes."""
     victim = Victim(lfs, random.Random("migrate"))
@@ -407,7 +405,7 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
         if number % 2:
             lfs.git("gc", "-q", "--prune=now")
             shutil.rmtree(lfs.work / ".git" / "theta")
-        hits += victim.kill(*words)
+        hits += victim.kill(*words, by_clock=kills == MANY and number % 4 > 1)
         assert all(value in (before[name], after[name]) for name, value in refs(lfs).items())
         lfs.run(*words)
         assert refs(lfs) == after
