@@ -15,6 +15,7 @@ from git_theta.commands.terminal import count, note, printable, say, say_json, s
 from git_theta.core.chain import sealed
 from git_theta.core.checkpoint import by_digest
 from git_theta.core.manifest import Manifest, Segment
+from git_theta.core.pooling import Pool
 from git_theta.errors import CorruptError, ManifestError, MissingError
 from git_theta.repo.tracked import every_manifest, named_places, read_or_error, staged_blobs
 
@@ -89,12 +90,13 @@ def _read_all(session: Session) -> tuple[dict[str, Manifest], list[Loss]]:
     """All manifests of the object database by blob id; those that cannot be read are losses."""
     manifests: dict[str, Manifest] = {}
     broken: dict[str, str] = {}
+    pool = Pool()
     for blob, text in every_manifest(session.repo):
         read = read_or_error("", text)
         if isinstance(read, ManifestError):
             broken[blob] = str(read).removeprefix(": ")
         else:
-            manifests[blob] = read
+            manifests[blob] = pool.share(read)
     places = _where(session, broken)
     losses = [
         Loss(kind="manifest", message=message, blob=blob, path=path, commit=commit)
@@ -114,6 +116,8 @@ def _where(
 
 
 def _losses(session: Session, manifests: Mapping[str, Manifest], proof: Proof) -> Iterator[Loss]:
+    if not proof.objects and not proof.chunks:
+        return
     lost = {blob: found for blob, m in manifests.items() if (found := list(_of(m, proof)))}
     places = _where(session, lost)
     for blob, found in lost.items():
