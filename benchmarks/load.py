@@ -119,7 +119,8 @@ def measure(box: Sandbox, rounds: int, scale: float) -> Section:
     loose = size(repo / ".git" / "objects")
     found = _steps(box, repo, rounds)
     lines = [
-        f"| {work} | {found[key].wall:.2f} s | {found[key].cpu:.2f} s | {found[key].peak / 1e6:.0f} MB |"
+        f"| {work} | {found[key].wall:.2f} s | {found[key].cpu:.2f} s "
+        f"| {found[key].peak / 1e6:.0f} MB |"
         for key, work in WORK.items()
     ]
     scan = found["scan"].wall

@@ -69,6 +69,11 @@ def of_commits(
     return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
 
 
+def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:
+    """All manifests that some commits reach, as far as they are here."""
+    return manifests_among(repo, _listed(repo, tips, (), None))
+
+
 def of_tree(repo: Repo, rev: str) -> Closure:
     """What one revision's files need."""
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
@@ -123,12 +128,13 @@ def _listed(
     repo: Repo, tips: Sequence[str], known: Sequence[str], remote: str | None
 ) -> list[tuple[str, str]]:
     """Objects that the tips reach and the rest does not: (id, path), trees and commits too."""
-    command = ["rev-list", "--objects", "--ignore-missing", "--stdin"]
+    # What `git replace` shows in place of a commit stays here: a push brings the commit itself.
+    command = ["--no-replace-objects", "rev-list", "--objects", "--ignore-missing", "--stdin"]
     if remote is not None:
         command += ["--not", f"--remotes={remote}"]
     if remote is None or f"remote.{remote}.promisor" in repo.config:
         # A partial clone left these at the remote that promised them; asking would download.
-        command.insert(2, "--missing=allow-promisor")
+        command.insert(3, "--missing=allow-promisor")
     asked = "".join([f"{tip}\n" for tip in tips] + [f"^{commit}\n" for commit in known])
     found = []
     for line in repo.git(*command, stdin=asked.encode()).splitlines():
@@ -150,7 +156,8 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
     """Those of the listed objects that are manifests."""
     paths = dict(listed)
     asked = "".join(f"{oid}\n" for oid in paths).encode()
-    command = ["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", "--buffer"]
+    asks = "--batch-check=%(objectname) %(objecttype) %(objectsize)"
+    command = ["--no-replace-objects", "cat-file", asks, "--buffer"]
     small: list[str] = []
     large: list[str] = []
     for line in repo.git(*command, stdin=asked).decode().splitlines() if paths else ():
@@ -161,11 +168,11 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         if is_manifest(text):
             yield Found(oid, paths[oid], text)
     for oid in large:
-        if _begins_as_manifest(repo, oid):
+        if begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
 
 
-def _begins_as_manifest(repo: Repo, oid: str) -> bool:
+def begins_as_manifest(repo: Repo, oid: str) -> bool:
     """Read the first bytes of a large blob. Git streams what it holds to be a big file."""
     process = subprocess.Popen(
         ["git", "-c", f"core.bigFileThreshold={_SMALL}", "cat-file", "blob", oid],
