@@ -17,6 +17,7 @@ from git_theta.commands.terminal import count, note, printable, say, say_json, s
 from git_theta.core.chain import sealed
 from git_theta.core.checkpoint import by_digest
 from git_theta.core.manifest import Manifest
+from git_theta.core.pooling import Pool
 from git_theta.errors import CorruptError, ManifestError, MissingError
 from git_theta.repo import remotes
 from git_theta.repo.tracked import every_manifest, read_or_error
@@ -105,12 +106,13 @@ def _read_all(session: Session) -> tuple[dict[str, Manifest], list[Loss]]:
     """All manifests of the object database by blob id; those that cannot be read are losses."""
     manifests: dict[str, Manifest] = {}
     broken: dict[str, str] = {}
+    pool = Pool()
     for blob, text in every_manifest(session.repo):
         read = read_or_error("", text)
         if isinstance(read, ManifestError):
             broken[blob] = str(read).removeprefix(": ")
         else:
-            manifests[blob] = read
+            manifests[blob] = pool.share(read)
     where = places(session, broken)
     losses = [
         Loss(kind="manifest", message=message, blob=blob, path=path, commit=commit)

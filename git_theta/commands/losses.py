@@ -46,6 +46,8 @@ def losses_of(
     available: Mapping[str, tuple[str, ...]],
 ) -> Iterator[Loss]:
     """What of some manifests cannot be restored, by path, tensor and commit."""
+    if not proof.objects and not proof.chunks:
+        return
     lost = {blob: found for blob, m in manifests.items() if (found := list(_of(m, proof)))}
     found_at = places(session, lost)
     for blob, found in lost.items():
