@@ -20,13 +20,13 @@ from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import Feed
 from git_theta.core.identity import same_content
 from git_theta.core.layout import TensorView
-from git_theta.core.manifest import Chunk, Manifest, dump, parse
+from git_theta.core.manifest import Chunk, Manifest, check_limits, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
-from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
+from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
@@ -56,11 +56,19 @@ class Storing:
     """Stores one file.
 
     What was `asked` for is stored that way, even if a manifest of this content is known; with
-    `force` no record is used again either.
+    `force` no record is used again either. `before` is given for a version out of history: then
+    the index and HEAD do not count, and the work-tree file is not looked at.
     """
 
     def __init__(
-        self, session: Session, path: str, choice: Choice, *, asked: bool, force: bool
+        self,
+        session: Session,
+        path: str,
+        choice: Choice,
+        *,
+        asked: bool,
+        force: bool,
+        before: Before | None = None,
     ) -> None:
         self.session = session
         self.path = path
@@ -68,7 +76,8 @@ class Storing:
         self._asked = asked or force
         self._force = force
         self._kinds = choice.kinds if asked else None
-        self._candidates = Candidates(session.repo)
+        self._is_new = before is None
+        self._candidates: Before = Candidates(session.repo) if before is None else before
         self._reuse = Reuse(
             self._candidates, session.store, session.catalog, session.plugins.updates
         )
@@ -130,11 +139,13 @@ class Storing:
                 summaries.abandon()
                 return answer
             session.ensure_hooks(storing=True)
-            look_at(session, self.path, cleaner.size)
+            if self._is_new:
+                look_at(session, self.path, cleaner.size)
             if feed.truncated:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
             manifest = cleaner.manifest(name, views)
+            check_limits(manifest)
             answer = None if self._asked else self._same_content(manifest)
             if answer is not None:
                 return answer

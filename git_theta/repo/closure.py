@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
-from git_theta.core.manifest import MAGIC, VERSION, is_manifest, parse
+from git_theta.core.manifest import MAGIC, VERSION, is_manifest, is_oid, parse
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
 
@@ -69,6 +69,11 @@ def of_commits(
     return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
 
 
+def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:
+    """All manifests that some commits reach, as far as they are here."""
+    return manifests_among(repo, _listed(repo, tips, (), None))
+
+
 def of_tree(repo: Repo, rev: str) -> Closure:
     """What one revision's files need."""
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
@@ -108,9 +113,10 @@ def objects_of(text: bytes) -> dict[str, int]:
     if text.startswith(_HEADER) and 0 <= start < end:
         try:
             table = json.loads(b"{" + text[start + len(_OBJECTS) : end] + b"}")
-        except ValueError:
+        except (ValueError, RecursionError):
             table = {"": 0}
-        if all(len(oid) == 64 and type(size) is int for oid, size in table.items()):
+        # What is named here becomes a path in the store.
+        if all(is_oid(oid) and type(size) is int and size >= 0 for oid, size in table.items()):
             return dict(table)
     return dict(parse(text).objects)
 
@@ -162,11 +168,11 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         if is_manifest(text):
             yield Found(oid, paths[oid], text)
     for oid in large:
-        if _begins_as_manifest(repo, oid):
+        if begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
 
 
-def _begins_as_manifest(repo: Repo, oid: str) -> bool:
+def begins_as_manifest(repo: Repo, oid: str) -> bool:
     """Read the first bytes of a large blob. Git streams what it holds to be a big file."""
     process = subprocess.Popen(
         ["git", "-c", f"core.bigFileThreshold={_SMALL}", "cat-file", "blob", oid],

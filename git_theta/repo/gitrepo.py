@@ -223,11 +223,15 @@ def _answers(process: subprocess.Popen[bytes], oids: Sequence[str]) -> Iterator[
 
 
 class ObjectReader:
-    """`git cat-file --batch`, kept running. Not for use from several threads."""
+    """`git cat-file --batch`, kept running. Not for use from several threads.
 
-    def __init__(self, cwd: Path) -> None:
+    With `replaced` false, objects are read as they are stored, whatever `git replace` says.
+    """
+
+    def __init__(self, cwd: Path, *, replaced: bool = True) -> None:
+        self._cwd = cwd
         self._process = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
+            ["git", *([] if replaced else ["--no-replace-objects"]), "cat-file", "--batch"],
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -239,8 +243,8 @@ class ObjectReader:
 
         Returns None where there is none. Above `limit` bytes only the first `limit` are returned.
         """
-        if "\n" in name:
-            return None
+        if "\n" in name:  # would be two names to this process
+            name = self._resolved(name)
         stdin, stdout = self._pipes()
         try:
             stdin.write(name.encode(errors="surrogateescape") + b"\n")
@@ -257,6 +261,10 @@ class ObjectReader:
         while left:
             left -= len(stdout.read(min(left, 1 << 20)))
         return answer[0].decode(), data
+
+    def _resolved(self, name: str) -> str:
+        words = ["rev-parse", "-q", "--verify", "--end-of-options", name]
+        return run_git(words, cwd=self._cwd, check=False).decode().strip() or "0" * 40
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         stdin, stdout = self._process.stdin, self._process.stdout
