@@ -51,8 +51,8 @@ def store_versions(person: Scene) -> None:
     start = person.git("rev-parse", "HEAD").strip()
     found: dict[str, dict[str, str]] = {"start": {"commit": start}}
     for line in staged:
-        number, name = line.split("\t")[1].split("/")
-        found.setdefault(_key(STORED[int(number)]), {})[name] = line.split()[1]
+        place, name = line.split("\t")[1].split("/")
+        found.setdefault(_key(STORED[int(place)]), {})[name] = line.split()[1]
     (person.work / ".git" / "stored.json").write_text(json.dumps(found))
     person.git("reset", "-q", "--hard")
     person.git("clean", "-q", "-d", "-f")

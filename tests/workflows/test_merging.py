@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.scene import SAFE, TORCH, Content, Scene, content
+from tests.workflows.scene import SAFE, TORCH, Scene, content
 
 pytestmark = pytest.mark.git
 
@@ -14,10 +14,12 @@ UNMERGED = f"UU {TORCH}\nUU {SAFE}\n"
 STAGED = f"M  {TORCH}\nM  {SAFE}\n"
 
 
-def fork(person: Scene, *branches: dict[str, int]) -> list[Content]:
+def fork(person: Scene, *branches: dict[str, int]) -> list[dict[str, bytes]]:
     """A base on main, and a branch b0, b1, ... from it for each version; main is checked out."""
     person.grow("main", message="base")
-    made = [person.grow(f"b{n}", "main", **seeds) for n, seeds in enumerate(branches)]
+    made = []
+    for n, seeds in enumerate(branches):
+        made.append(person.grow(f"b{n}", "main", **seeds))  # type: ignore[arg-type]
     person.git("reset", "-q", "--hard")
     return made
 
