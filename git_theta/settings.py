@@ -80,7 +80,7 @@ class Settings:
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
-            merge_now=env.get("GIT_THETA_MERGE", "").strip(),
+            merge_now=asked_to_merge(env),
             merge=values.get("theta.merge", "").strip(),
             pick=pick,
             device=values.get("theta.device", "auto").strip(),
@@ -92,6 +92,16 @@ class Settings:
 def environment() -> dict[str, str]:
     """A copy of this process's environment, for children that get a changed one."""
     return dict(os.environ)
+
+
+def forget_super_prefix() -> None:
+    """Drop what Git tells those that it runs in a submodule: most of its own commands refuse it."""
+    os.environ.pop("GIT_INTERNAL_SUPER_PREFIX", None)
+
+
+def asked_to_merge(env: Mapping[str, str] | None = None) -> str:
+    """What the environment says of how to merge."""
+    return (os.environ if env is None else env).get("GIT_THETA_MERGE", "").strip()
 
 
 def merged_heads() -> dict[str, str]:

@@ -156,7 +156,7 @@ def _compared(
 ) -> Iterator[ModelDiff]:
     threads = sides.session.settings.threads
     for model in pairs:
-        old, new = sides.version(model.old), sides.version(model.new)
+        old, new = sides.versions(model.old, model.new)
         notes = sides.fetch(old, new, exact=exact)
         yield compare_versions(
             model.name,

@@ -26,6 +26,10 @@ class Session:
     def __init__(self, repo: Repo | None = None) -> None:
         self.repo = Repo.find() if repo is None else repo
         self._hooks_seen = False
+        # What Git had restored that is in no tree yet: it is making it in this very command, and
+        # some of its merges have the file cleaned at once and give up where that differs.
+        # By path: the digest of the file that was written, and its manifest.
+        self.given: dict[str, tuple[str, bytes]] = {}
 
     @cached_property
     def settings(self) -> Settings:

@@ -218,18 +218,27 @@ class Storing:
     def _known_answer(self, cleaner: Cleaner[Spot]) -> bytes | None:
         """The manifest that this very content had before, so that a clean tree stays clean."""
         session = self.session
+        digest, given = session.given.get(self.path, ("", b""))
+        if digest == cleaner.digest:
+            return given
         for text, manifest in self._before:
             if manifest.digest == cleaner.digest and manifest.size == cleaner.size:
                 return text
-        kept = session.catalog.manifest(cleaner.digest)
+        return self._remembered(cleaner.digest)
+
+    def _remembered(self, digest: str) -> bytes | None:
+        """The manifest that the catalog has for a file, if it may be named here."""
+        session = self.session
+        kept = session.catalog.manifest(digest)
         if kept is None:
             return None
         try:
             manifest = parse(kept.manifest)
         except ThetaError:
             return None
-        if not self._reuse.may_name(manifest):
-            return None
+        merged = self._same_content(manifest)
+        if merged is not None or not self._reuse.may_name(manifest):
+            return merged
         for oid in manifest.objects:
             session.store.freshen(oid)
         session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))

@@ -86,7 +86,7 @@ class Tensor(NamedTuple):
 
     def same_as(self, other: Tensor) -> bool:
         """Equality of tensors: dtype, shape, view and bytes; never where they are stored."""
-        return (
+        return self is other or (
             self.segment.digest == other.segment.digest
             and self.dtype == other.dtype
             and self.shape == other.shape
@@ -131,6 +131,11 @@ class Manifest:
         for segment in self.all_segments():
             yield from segment.chunks
         yield from self.bases.values()
+
+
+def is_oid(name: str) -> bool:
+    """Say whether this can be the name of an object: 64 hexadecimal digits, and so no path."""
+    return _HEX64.match(name) is not None
 
 
 def is_manifest(head: bytes) -> bool:
@@ -301,13 +306,14 @@ class _Reader:
 
     def place(self, text: str) -> Place:
         match = _PLACE.match(text)
-        oid = self.by_prefix.get(match[1]) if match else None
-        if match is None or oid is None:
+        prefix, start, length = match.groups() if match else ("", "0", "0")
+        oid = self.by_prefix.get(prefix)
+        if oid is None:
             raise ManifestError(f"the manifest names no such object: {text!r}")
-        place = Place(oid, int(match[2]), int(match[3]))
-        if place.offset + place.size > self.objects[oid]:
+        offset, size = int(start), int(length)
+        if offset + size > self.objects[oid]:
             raise ManifestError(f"{text!r} lies outside its object")
-        return place
+        return Place(oid, offset, size)
 
     def chunk(self, entry: dict[str, Any], digest: str, size: int | None = None) -> Chunk:
         kind = entry["kind"]
@@ -369,9 +375,9 @@ def _name(value: object) -> str:
 
 def _resolve_bases(manifest: Manifest) -> Manifest:
     """Replace prefixes of base digests by the digests; refuse a chain that bites its tail."""
-    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
-    if all(chunk.base is None for chunk in chunks.values()):
+    if all(chunk.base is None for chunk in manifest.all_chunks()):
         return manifest
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
     full = {digest[:PREFIX]: digest for digest in chunks}
 
     def chunk_in(chunk: Chunk) -> Chunk:

@@ -159,11 +159,12 @@ class AttributesText:
 
     def untrack(self, pattern: str) -> bool:
         """Take a pattern away from git-theta; other attributes on its line stay."""
-        found = [n for n, ln in enumerate(self.lines) if ln.ours and ln.pattern == pattern]
+        lines = self.lines
+        found = [n for n, ln in enumerate(lines) if ln.ours and ln.pattern == pattern]
         for number in reversed(found):
-            left = [word for word in self.lines[number].attributes if not _is_ours(word)]
+            left = [word for word in lines[number].attributes if not _is_ours(word)]
             if left:
-                self._replace(number, pattern, left)
+                self._write(number, pattern, left)
             else:
                 del self._kept[number]
         return bool(found)
@@ -172,9 +173,12 @@ class AttributesText:
         before = self.lines[number].attributes
         if sorted(before) == sorted(attributes):
             return False
+        self._write(number, pattern, attributes)
+        return True
+
+    def _write(self, number: int, pattern: str, attributes: Sequence[str]) -> None:
         ending = self._kept[number][len(self._kept[number].rstrip("\r\n")) :]
         self._kept[number] = " ".join([quote(pattern), *attributes]) + ending
-        return True
 
 
 class AttributesFile(AttributesText):

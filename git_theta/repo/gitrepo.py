@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.settings import forget_super_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Repo:
         Raises:
             NotTrackedError: there is none.
         """
+        forget_super_prefix()
         where = Path.cwd() if cwd is None else cwd
         asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
         told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
@@ -185,7 +187,7 @@ def _staged_entries(listing: bytes) -> Iterator[StagedEntry]:
 
 
 def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Many blobs in the order asked for, through one process: (oid, bytes).
+    """Many blobs in the order asked for, through one process: (oid, bytes); none is replaced.
 
     Raises:
         GitError: one of them cannot be read.
@@ -196,7 +198,7 @@ def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         asked.write("".join(f"{oid}\n" for oid in oids).encode())
         asked.seek(0)
         process = subprocess.Popen(
-            ["git", "cat-file", "--batch", "--buffer"],
+            ["git", "--no-replace-objects", "cat-file", "--batch", "--buffer"],
             cwd=cwd,
             stdin=asked,
             stdout=subprocess.PIPE,

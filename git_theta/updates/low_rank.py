@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from git_theta.updates import factors, recovery, residual, rounding
 from git_theta.updates.factors import Thin
 from git_theta.updates.library import one_thread
 from git_theta.updates.matrix import Matrix, matrix_of, read_matrix
-from git_theta.updates.recovery import Change
+from git_theta.updates.recovery import Change, Promise
 from git_theta.updates.rounding import Float
 
 Factor = npt.NDArray[np.floating[Any]]
@@ -35,17 +36,19 @@ class LowRankUpdate:
 
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
-        if change is None or not recovery.side(change):
+        if change is None or base is None or not recovery.side(change):
             return None
         with one_thread():
-            promise = recovery.probe(change)
+            promise = _promise(new, base, change)
         return None if promise is None else promise.size
 
     @one_thread()
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         change = _change(new, base)
-        promise = None if change is None else recovery.probe(change)
-        if change is None or base is None or promise is None:
+        if change is None or base is None:
+            return None
+        promise = _promise(new, base, change)
+        if promise is None:
             return None
         found = recovery.recover(change, promise.rank)
         if found is None:
@@ -138,6 +141,26 @@ def _change(new: Slice, base: Bytes | None) -> Change | None:
     if found is None or base is None or len(base) != len(new.data):
         return None
     return Change(new.data, base, *found)
+
+
+class _Last(threading.local):
+    """What a thread asked last: who encodes a chunk has most often asked for an estimate."""
+
+    def __init__(self) -> None:
+        self.of: tuple[Slice, Bytes] | None = None
+        self.promise: Promise | None = None
+
+
+_last = _Last()
+
+
+def _promise(new: Slice, base: Bytes, change: Change) -> Promise | None:
+    """What a probe says of a chunk and its base, known again by the very objects."""
+    last = _last.of
+    if last is None or last[0] is not new or last[1] is not base:
+        _last.promise = recovery.probe(change)
+        _last.of = new, base
+    return _last.promise
 
 
 def _known(like: Slice, left: Factor, right: Factor) -> _Model | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.chain import Bytes
+from git_theta.core.chain import Bytes, scratch
 from git_theta.core.planes import WORDS, Words
 from git_theta.updates import residual, rounding
 from git_theta.updates.matrix import Matrix
@@ -25,11 +25,13 @@ _SPARE_RANKS = 8
 _MORE_BITS, _MOST_BITS = 3, 25
 _SMALL, _LARGE = 120, 160
 _NOTHING = 1e-14
+_SMALLEST = 1e-6
 _HUGE = 1e140
 _WORTH = 0.9
 _ALMOST = 0.99
 
 Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 
 
@@ -41,6 +43,7 @@ class Change:
         self.matrix = matrix
         self.new: Words = new.view(WORDS[kind.word])
         self.base: Words = base.view(WORDS[kind.word])
+        self.rough: Singles | None = None
 
     @property
     def rows(self) -> int:
@@ -69,39 +72,42 @@ class Change:
         """The whole rows, a few at a time: their places among the whole rows, and values."""
         whole = self.matrix.whole
         for first, last in self.matrix.blocks(whole):
-            values = self.values(slice(*self.matrix.inside(first, last)))
-            yield (
-                slice(first - whole.start, last - whole.start),
-                values.reshape(-1, self.matrix.columns),
-            )
+            at = slice(first - whole.start, last - whole.start)
+            if self.rough is not None:
+                yield at, self.rough[at].astype(np.float64)
+            else:
+                values = self.values(slice(*self.matrix.inside(first, last)))
+                yield at, values.reshape(-1, self.matrix.columns)
 
     def places(self, rows: Places, columns: Places) -> Places:
         """Where the crossings of some whole rows and columns lie among the words."""
         begin = self.matrix.begin(self.matrix.whole.start)
         return begin + rows[:, np.newaxis] * self.matrix.columns + columns
 
-    def roughly(self, right: Doubles) -> Doubles | None:
-        """The transposed difference times (the difference times a thin matrix), in float32.
+    def roughly(self) -> Singles | None:
+        """The whole rows in float32, made once; None for numbers of 64 bits.
 
-        None for numbers of 64 bits, and where float32 overflows.
+        They are in a buffer of this thread, valid until the next change is asked for its own. With
+        them `blocks` has no numbers to read; none of them were cleaned.
         """
-        if self.kind.word > np.dtype(np.float32).itemsize:
-            return None
-        thin = right.astype(np.float32)
-        out = np.zeros(right.shape, np.float32)
-        whole = self.matrix.whole
-        with np.errstate(invalid="ignore", over="ignore"):
-            for first, last in self.matrix.blocks(whole):
-                at = slice(*self.matrix.inside(first, last))
-                block = rounding.widened(self.new[at], self.kind) - rounding.widened(
-                    self.base[at], self.kind
-                )
-                block = block.reshape(-1, self.matrix.columns)
-                out += block.T @ (block @ thin)
-        return out.astype(np.float64) if np.isfinite(out).all() else None
+        if self.rough is None and self.kind.word <= np.dtype(np.float32).itemsize:
+            whole = self.matrix.whole
+            count = len(whole) * self.matrix.columns
+            out = scratch.take("change", 4 * count).view(np.float32)
+            out = out.reshape(-1, self.matrix.columns)
+            with np.errstate(invalid="ignore", over="ignore"):
+                for first, last in self.matrix.blocks(whole):
+                    at = slice(*self.matrix.inside(first, last))
+                    new, base = (rounding.widened(w[at], self.kind) for w in (self.new, self.base))
+                    rows = out[first - whole.start : last - whole.start]
+                    np.subtract(new, base, out=rows.reshape(-1))
+            self.rough = out
+        return self.rough
 
     def times(self, right: Doubles) -> Doubles:
         """The difference times a thin matrix."""
+        if self.rough is not None and self.kind.narrow:  # they hold more noise than float32 adds
+            return (self.rough @ right.astype(np.float32)).astype(np.float64)
         out = np.empty((self.rows, right.shape[1]))
         for at, block in self.blocks():
             np.matmul(block, right, out=out[at])
@@ -140,7 +146,7 @@ def probe(change: Change) -> Promise | None:
         rng.choice(change.matrix.columns, kept + _HELD_OUT, replace=False),
     )
     found, held = change.values(at), at[kept:, kept:].ravel()
-    left, sizes, right = np.linalg.svd(found[:kept, :kept])
+    left, sizes, right = _decomposed(found[:kept, :kept])
     steps = (found[kept:, :kept] @ right.T, left.T @ found[:kept, kept:])
     if not _hopeful(found[kept:, kept:], steps, sizes, change):
         return None
@@ -151,6 +157,16 @@ def probe(change: Change) -> Promise | None:
     if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
         return None
     return Promise(rank, change.matrix.count * bits / 8 + _price(change, rank) / 8)
+
+
+def _decomposed(square: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """The singular values of a matrix and their vectors, at half the cost of asking for just that.
+
+    What is smaller than `_SMALLEST` times the largest is not to be used.
+    """
+    squares, left = np.linalg.eigh(square @ square.T)
+    left, sizes = left[:, ::-1], np.sqrt(np.maximum(squares[::-1], 0))
+    return left, sizes, (left.T @ square) / np.maximum(sizes, 1 / _HUGE)[:, np.newaxis]
 
 
 def side(change: Change) -> int:
@@ -169,7 +185,7 @@ def _hopeful(
     What differs by rounding differs only where next to nothing is left, which is a gain anyway.
     """
     energy, most = float(np.vdot(target, target)), len(sizes) - _SPARE_RANKS - 1
-    tried = min(most, int(np.count_nonzero(sizes > _NOTHING * sizes[0])))
+    tried = min(most, int(np.count_nonzero(sizes > _SMALLEST * sizes[0])))
     if energy < 1 / _HUGE**2 or tried < 1:
         return False
     down, across = steps[0][:, :tried] / sizes[:tried], steps[1][:tried]
@@ -197,7 +213,7 @@ def _best_rank(
         return 0, best
     for tried in range(1, len(sizes) - _SPARE_RANKS):
         size = sizes[tried - 1]
-        if not size > _NOTHING * sizes[0]:
+        if not size > _SMALLEST * sizes[0]:
             break
         rest -= np.outer(steps[0][:, tried - 1] / size, steps[1][tried - 1])
         left = max(float(np.vdot(rest, rest)), _NOTHING * energy)
@@ -220,10 +236,7 @@ def recover(change: Change, rank: int) -> Found | None:
     """The factors of a change, of about a rank, by a randomised decomposition in float64."""
     width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
     start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
-    turned = change.roughly(start)
-    if turned is None:
-        turned = change.transposed_times(np.linalg.qr(change.times(start))[0])[0]
-    basis = np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
+    basis = _basis(change, start)
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)
     keep = _worthy(sizes, energy, change)
@@ -233,6 +246,28 @@ def recover(change: Change, rank: int) -> Found | None:
     rest = max(energy - float(np.sum(sizes[:keep] ** 2)), _NOTHING * energy)
     noise = rest * keep * (1 / change.rows + 1 / matrix.columns) / (change.rows * matrix.columns)
     return Found((basis @ left[:keep].T) * root, (right[:, :keep] * root).T, math.sqrt(noise))
+
+
+def _basis(change: Change, start: Doubles) -> Doubles:
+    """An orthonormal basis of about the space that the change's columns span."""
+    turned = _turned(change, start)
+    if turned is None:
+        change.rough = None
+        turned = change.transposed_times(np.linalg.qr(change.times(start))[0])[0]
+    return np.linalg.qr(change.times(np.linalg.qr(turned)[0]))[0]
+
+
+def _turned(change: Change, start: Doubles) -> Doubles | None:
+    """The transposed difference times (the difference times a thin matrix), in float32.
+
+    None for numbers of 64 bits, and where float32 overflows.
+    """
+    rough = change.roughly()
+    if rough is None:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = rough.T @ (rough @ start.astype(np.float32))
+    return found.astype(np.float64) if np.isfinite(found).all() else None
 
 
 def _worthy(sizes: Doubles, energy: float, change: Change) -> int:

@@ -74,6 +74,16 @@ def test_gaps_where_few_changed_and_a_bitmap_where_many_did():
     assert residual.encode(new, base, 4)[0] == {}
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.09, 0.12, 0.2])
+def test_changed_words_are_found_where_they_are(share: float):
+    rng = np.random.default_rng(3)
+    for size in (5, 1000, BLOCK):
+        old = np.zeros(size, np.uint16)
+        new = (rng.random(size) < share).astype(np.uint16)
+        found = residual._places(residual._changed(new, old))
+        assert found.tolist() == np.flatnonzero(new).tolist()
+
+
 def test_a_sample_that_misleads_costs_no_exactness():
     new = np.zeros(BLOCK * 4, np.uint8)
     base = new.copy()
