@@ -11,7 +11,10 @@ from typing import Protocol
 from blake3 import blake3
 
 # Git then streams what is larger, and maps no more of a pack at once.
-STREAMING = ("git", "-c", "core.bigFileThreshold=32m", "-c", "core.packedGitWindowSize=32m")
+STREAMING = (
+    *("git", "-c", "core.bigFileThreshold=32m"),
+    *("-c", "core.packedGitWindowSize=8m", "-c", "core.packedGitLimit=32m"),
+)
 _BLOCK = 1 << 20
 
 
