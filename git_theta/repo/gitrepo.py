@@ -229,6 +229,7 @@ class ObjectReader:
     """
 
     def __init__(self, cwd: Path, *, replaced: bool = True) -> None:
+        self._cwd = cwd
         self._process = subprocess.Popen(
             ["git", *([] if replaced else ["--no-replace-objects"]), "cat-file", "--batch"],
             cwd=cwd,
@@ -242,8 +243,8 @@ class ObjectReader:
 
         Returns None where there is none. Above `limit` bytes only the first `limit` are returned.
         """
-        if "\n" in name:
-            return None
+        if "\n" in name:  # would be two names to this process
+            name = self._resolved(name)
         stdin, stdout = self._pipes()
         try:
             stdin.write(name.encode(errors="surrogateescape") + b"\n")
@@ -260,6 +261,10 @@ class ObjectReader:
         while left:
             left -= len(stdout.read(min(left, 1 << 20)))
         return answer[0].decode(), data
+
+    def _resolved(self, name: str) -> str:
+        words = ["rev-parse", "-q", "--verify", "--end-of-options", name]
+        return run_git(words, cwd=self._cwd, check=False).decode().strip() or "0" * 40
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -96,6 +96,8 @@ def test_git_diff_uses_the_summaries_that_are_here(two: tuple[Sandbox, Weights, 
     repo, _, _ = two
     text = repo.git("diff", "HEAD~1", "HEAD")
     assert "estimated from sketches" in text
+    told = repo.theta("diff", "HEAD~1", "HEAD", "--markdown").stdout
+    assert "&#126; estimated from sketches, one standard deviation 9%" in told
     assert "layers.2.norm" in text
     assert "50 %" in text
     assert "k.weight" not in text
@@ -374,6 +376,9 @@ def test_exit_codes_paths_and_revisions(two: tuple[Sandbox, Weights, Weights]):
     assert json_of(repo, "diff", "HEAD~1...HEAD", paths=[NAME])["models"]
     assert json_of(repo, "diff", "HEAD~1", "HEAD", paths=["other"])["models"] == []
     assert json_of(repo, "diff", "HEAD~1", NAME)["models"]
+    for words in (["nowhere"], ["HEAD~9", "HEAD"], ["HEAD~1", "HEAD", "nothing"]):
+        told = repo.theta("diff", *words, code=3).stderr
+        assert "is no revision, and no file in the work tree" in told
     assert "no revision 'nowhere'" in repo.theta("diff", "nowhere", "--", code=3).stderr
     write(repo, weights())
     assert json_of(repo, "diff", "--cached")["models"] == []
