@@ -392,7 +392,7 @@ class PackWriter:
         """Remove the pack being written; finished ones stay until a collection takes them."""
         if self._size:
             self._size = 0
-            self._waiting.clear()
+            self._waiting = bytearray()
             os.close(self._handle)
             self._path.unlink(missing_ok=True)
 
