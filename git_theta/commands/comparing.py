@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from git_theta import registry
-from git_theta.commands.model_versions import Source, Version
+from git_theta.commands.model_versions import Source, Stored, Version
 from git_theta.core.chain import Bytes
 from git_theta.core.changes import CHANGED, PERMUTED, RENAMED, RESHAPED, Change, compare
 from git_theta.core.dtypes import DTYPES, nbytes
@@ -94,12 +94,10 @@ def measure(
         if found is not None:
             lined[change.name] = found
     summaries = _summaries(lined.values())
-    readable = {
-        name for name, pair in lined.items() if _is_readable(pair) and (exact or _is_small(pair))
-    }
-    if not exact and len(readable) > _FEW_SMALL:
-        readable = set()
-    facts = _read_all([lined[name] for name in readable], summaries, threads, watch)
+    asked = [pair for pair in lined.values() if exact or _is_small(pair)]
+    if not exact and len(asked) > _FEW_SMALL:
+        asked = []
+    facts = _read_all(list(filter(_is_readable, asked)), summaries, threads, watch)
     rows = [
         _row(
             change,
@@ -207,7 +205,7 @@ def _home(change: Change, old: Version, new: Version) -> Source:
 def _stored(change: Change, source: Source) -> tuple[tuple[str, ...], int]:
     """The kinds of update that store a tensor, and its records' bytes; none of what is not yet."""
     chunks = change.tensor.segment.chunks
-    if not source.objects(chunks):
+    if not (isinstance(source, Stored) or source.objects(chunks)):
         return (), 0
     if len(chunks) == 1:
         return (chunks[0].kind,), chunks[0].at.size

@@ -225,7 +225,9 @@ def _table(diff: ModelDiff) -> Iterator[str]:
     if not cells:
         return
     widths = [max(len(heads[i]), *(len(row[2][i]) for row in cells)) for i in range(len(heads))]
-    widest = min(_WIDEST, max(len(row[1]) for row in cells) + 2)
+    # Two names in one cell would push everything else aside.
+    named = [len(row[1]) for row in cells if row[0] != _MARKS[RENAMED]] or [_WIDEST]
+    widest = min(_WIDEST, max(named) + 2)
     yield ""
     yield f"  {'TENSOR'.ljust(widest)}  {_aligned(heads, widths)}".rstrip()
     for group, rows in made:
@@ -249,13 +251,17 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _legend(rows: Iterable[Measured]) -> Iterator[str]:
-    errors = [row.facts.error for row in rows if row.facts is not None and row.facts.error]
-    if errors:
+    told = _error_text(rows)
+    if told:
         yield ""
-        yield (
-            f"~ estimated from sketches, one standard deviation {max(errors):.0%}; "
-            "git theta diff --exact reads the weights"
-        )
+        yield f"~ {told}; git theta diff --exact reads the weights"
+
+
+def _error_text(rows: Iterable[Measured]) -> str:
+    errors = [row.facts.error for row in rows if row.facts is not None and row.facts.error]
+    if not errors:
+        return ""
+    return f"estimated from sketches, one standard deviation {max(errors):.0%}"
 
 
 def _group_line(group: Group) -> str:
@@ -306,6 +312,10 @@ def markdown(diff: ModelDiff) -> Iterator[str]:
                 _, name, cells = _cells(folded, names)
                 row = [what_text(folded.items[0]), _code(name), *map(_plain_text, cells)]
                 yield "| " + " | ".join(row) + " |"
+        told = _error_text(diff.rows)
+        if told:
+            yield ""
+            yield _plain_text(f"~ {told}")
     if diff.text:
         yield ""
         yield "```diff"

@@ -34,10 +34,10 @@ class Draft:
         except OSError:
             self._handle, self._failed = -1, True
 
-    def write(self, name: str, start: int, plain: Bytes, digest: str) -> None:
-        """Write a chunk of a tensor. Called from several threads."""
-        place = self._places.get(name)
-        if place is not None and not self._failed:
+    def write(self, names: Sequence[str], start: int, plain: Bytes, digest: str) -> None:
+        """Write a chunk of a tensor, or of tied ones. Called from several threads."""
+        places = {self._places[name] for name in names if name in self._places}
+        for place in () if self._failed else places:
             self._put(place + start, plain.data)
             self._written[place + start] = digest
 

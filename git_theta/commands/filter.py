@@ -17,6 +17,7 @@ from git_theta.repo.caller import (
     chooses_hunks,
     is_coloured,
     is_diffing,
+    merges_texts,
     only_compares,
     shows_differences,
 )
@@ -108,6 +109,11 @@ class FilterHandlers:
             text = content.head(MAX_TEXT + 1)
             content.drain()
             return iter([memoryview(text)])
+        if "can-delay" not in asked and merges_texts():
+            from git_theta.commands.session import say
+
+            why = "with several branches, or -s resolve, Git merges it as text, which seldom works"
+            say(path, why, "git reset --merge, then git theta merge BRANCH...")
         return self._smudger.smudge(path, content, asked)
 
     def delayed(self) -> list[str]:

@@ -218,11 +218,26 @@ class Merger:
                 while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
                     spent -= self._land(waiting, tools)
                 spent += task.cost
-                waiting.append((task, pool.submit(_work, task, tools, self._draft)))
+                waiting.append((task, pool.submit(self._work, task, tools)))
             while waiting:
                 self._land(waiting, tools)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _work(self, task: Task, tools: Tools[Spot]) -> list[Fresh]:
+        step, made, at = task.step, [], task.start
+        size = nbytes(step.dtype, step.shape) or 0
+        tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
+        try:
+            for plain in task.work():
+                fresh = new.encode(tools, tensor, plain, at)
+                if self._draft is not None:
+                    self._draft.write(step.unit.names, at, plain, fresh.digest)
+                made.append(fresh)
+                at += len(plain)
+        finally:
+            self.source.let_go()
+        return made
 
     def _land(self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot]) -> int:
         task, future = waiting.popleft()
@@ -358,20 +373,6 @@ class Merger:
 
 def _surveys(step: Step) -> bool:
     return step.chosen is not None and step.chosen.strategy.needs.scope == "model"
-
-
-def _work(task: Task, tools: Tools[Spot], draft: Draft | None) -> list[Fresh]:
-    step, made, at = task.step, [], task.start
-    size = nbytes(step.dtype, step.shape) or 0
-    tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
-    for plain in task.work():
-        fresh = new.encode(tools, tensor, plain, at)
-        if draft is not None:
-            for name in step.unit.names:
-                draft.write(name, at, plain, fresh.digest)
-        made.append(fresh)
-        at += len(plain)
-    return made
 
 
 def _input(side: Side) -> Input:

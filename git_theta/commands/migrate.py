@@ -188,7 +188,7 @@ def _advise(wish: Wish, report: Report) -> None:
     """What to do next."""
     lines = ["the refs as they were are under " + report.backup + "; what comes next:"]
     if wish.target is INTO_LFS:
-        lines.append("  git lfs install && git lfs push --all origin    the files")
+        lines.append("  git lfs install --skip-repo, git lfs push --all origin    the files")
     lines += [
         "  git push --force --all && git push --force --tags    then everybody clones anew",
         "  git theta migrate undo    to go back",

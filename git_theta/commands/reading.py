@@ -111,7 +111,7 @@ class Source:
     ) -> list[Bytes | None]:
         """The same range of several versions of a tensor; what they all stand on is read once.
 
-        The chunks are `held` for this thread until it asks for others.
+        The chunks are `held` for this thread until it asks for others, or lets them go.
         """
         self._held.chunks = {}
         found = [_whole_chunks(s, start, stop) for s in segments if s is not None]
@@ -147,6 +147,10 @@ class Source:
     def held(self, digest: str) -> Bytes | None:
         """The bytes of a chunk that this thread has just read with others; not to be changed."""
         return self._held.chunks.get(digest)
+
+    def let_go(self) -> None:
+        """Hold nothing for this thread any more."""
+        self._held.chunks = {}
 
     def chunk(self, chunk: Chunk) -> Bytes:
         """The plain bytes of one chunk."""

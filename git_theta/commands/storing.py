@@ -20,7 +20,7 @@ from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import Feed
 from git_theta.core.identity import same_content
 from git_theta.core.layout import TensorView
-from git_theta.core.manifest import Chunk, Manifest, dump, parse
+from git_theta.core.manifest import Chunk, Manifest, check_limits, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
@@ -145,6 +145,7 @@ class Storing:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
             manifest = cleaner.manifest(name, views)
+            check_limits(manifest)
             answer = None if self._asked else self._same_content(manifest)
             if answer is not None:
                 return answer

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from git_theta.core import limits
 from git_theta.core.dtypes import nbytes
 from git_theta.errors import ManifestError, NewerManifestError
 
@@ -27,6 +28,9 @@ PREFIX = 16
 CHUNK = 32 << 20
 MAX_CHUNK = 64 << 20
 MAX_TEXT = 256 << 20
+# A chunk stored as it is, and its header.
+MAX_RECORD = MAX_CHUNK + (16 << 20)
+MAX_RECIPE = 16 << 20
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z")
@@ -302,6 +306,7 @@ class _Reader:
             plugins={str(key): str(value) for key, value in raw["plugins"].items()},
             recipe=recipe,
         )
+        check_limits(found)
         return _resolve_bases(found)
 
     def place(self, text: str) -> Place:
@@ -313,6 +318,8 @@ class _Reader:
         offset, size = int(start), int(length)
         if offset + size > self.objects[oid]:
             raise ManifestError(f"{text!r} lies outside its object")
+        if size > MAX_RECORD:
+            raise ManifestError(f"{text!r} is too large for a record")
         return Place(oid, offset, size)
 
     def chunk(self, entry: dict[str, Any], digest: str, size: int | None = None) -> Chunk:
@@ -349,6 +356,28 @@ class _Reader:
         strides = tuple(map(_natural, entry["strides"])) if "strides" in entry else None
         offset = _natural(entry["offset"]) if "offset" in entry else 0
         return Tensor(dtype, shape, segment, shared, offset, strides)
+
+
+def check_limits(manifest: Manifest) -> None:
+    """Refuse a file that asks for more than a file may.
+
+    Raises:
+        ManifestError: it does; the message names the key of the limit.
+    """
+    most = limits.current()
+    recipe = 0 if manifest.recipe is None else manifest.recipe.size
+    for what, number, name in (
+        ("the file has {:,} bytes", manifest.size, "size"),
+        ("the file has {:,} tensors", len(manifest.tensors), "tensors"),
+        ("{:,} bytes of the file are in no tensor", manifest.skeleton.size, "skeleton"),
+    ):
+        if number > getattr(most, name):
+            raise ManifestError(
+                f"{what.format(number)}; {most.told(name)}",
+                hint=f"git config {most.KEYS[name]} {number}, if you trust who wrote it",
+            )
+    if recipe > MAX_RECIPE:
+        raise ManifestError(f"the recipe has {recipe:,} bytes, more than {MAX_RECIPE:,}")
 
 
 def _objects(raw: dict[str, Any]) -> dict[str, int]:

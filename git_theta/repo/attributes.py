@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.errors import RefusedError, UsageError
+from git_theta.errors import RefusedError, UsageError, shell_word
 
 FILE = ".gitattributes"
 FILTER = "filter=theta"
@@ -100,7 +100,7 @@ def check_pattern(pattern: str) -> str:
     if pattern.endswith("/"):
         raise UsageError(
             f"Git attributes do not match directories: {pattern!r}",
-            hint=f"for everything below it: git theta track '{pattern}**'",
+            hint=f"for everything below it: git theta track {shell_word(pattern + '**')}",
         )
     return pattern
 

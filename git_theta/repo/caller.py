@@ -83,6 +83,11 @@ def chooses_hunks() -> bool:
     return calling[1][0] in _CHOOSING
 
 
+def merges_texts() -> bool:
+    """Whether Git writes a file of which it is merging the lines: an octopus, or -s resolve."""
+    return [command[0] for command in _git_commands()] == ["checkout-index", "merge-index"]
+
+
 def is_coloured() -> bool:
     """Whether Git draws the differences in colour."""
     return "--color" in git_command()

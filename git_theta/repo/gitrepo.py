@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.settings import forget_super_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Repo:
         Raises:
             NotTrackedError: there is none.
         """
+        forget_super_prefix()
         where = Path.cwd() if cwd is None else cwd
         asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
         told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
@@ -258,8 +260,8 @@ class ObjectReader:
         Raises:
             GitError: it is there, and damaged.
         """
-        if "\n" in name:
-            return None
+        if "\n" in name:  # would be two names to this process
+            name = self._resolved(name)
         stdin, stdout = self._pipes()
         try:
             stdin.write(name.encode(errors="surrogateescape") + b"\n")
@@ -281,6 +283,10 @@ class ObjectReader:
                 raise _damaged(answer[0].decode())
             left -= skipped
         return answer[0].decode(), data
+
+    def _resolved(self, name: str) -> str:
+        words = ["rev-parse", "-q", "--verify", "--end-of-options", name]
+        return run_git(words, cwd=self._cwd, check=False).decode().strip() or "0" * 40
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -31,7 +31,7 @@ from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
 NAME = "m.safetensors"
-MANY = 200
+FEW, MANY = 20, 200
 
 # Runs in every process of ours: each change to the disk is counted in a file that they share.
 KILLER = """
@@ -220,7 +220,7 @@ def sweep(victim: Victim) -> None:
     victim.check(every=True)
 
 
-@times(20)
+@times(FEW)
 def test_add(victim: Victim, kills: int):
     data = [b""]
 

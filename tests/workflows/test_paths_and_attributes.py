@@ -77,7 +77,7 @@ def test_paths_that_break_things(alice: Scene, stranger: Scene, host: Path):
     alice.theta("show", "--", "-dash.pt")
     alice.at(merged)
     assert not list(alice.work.rglob("pwned"))
-    alice.push()
+    alice.push("--all", "origin")
     stranger.sees(host, {"origin/main": merged, "origin/side~1": files})
 
 
@@ -156,7 +156,7 @@ def test_git_lfs_in_the_same_repository(alice: Scene, stranger: Scene, host: Pat
     second["other.bin"] = second[SAFE]
     alice.commit("both changed")
     alice.push()
-    alice.git("lfs", "prune", "--force")
+    alice.git("lfs", "prune")
     alice.git("lfs", "fsck")
     alice.theta("fsck")
     alice.git("checkout", "-q", "HEAD~1")

@@ -193,9 +193,12 @@
     }
     const floor = found.values[0] * 1e-7;
     const points = found.values.map((value, index) => ({ index: index + 1, value: Math.max(value, floor) }));
+    const [low, high] = d3.extent(points, (point) => point.value);
+    // On a logarithmic axis of less than a decade most of the usual ticks would have no label.
+    const ticks = high < 10 * low ? d3.ticks(low, high, 4) : 5;
     const chart = Plot.plot({
       width, height: 200, marginLeft: 60, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" },
-      x: { label: "number", ticks: Math.min(width / 50, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks: 5, tickFormat: numberText },
+      x: { label: "number", ticks: Math.min(width / 50, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks, tickFormat: numberText },
       marks: [Plot.lineY(points, { x: "index", y: "value", stroke: colour("--new") }), Plot.dot(points, { x: "index", y: "value", fill: colour("--new"), r: 3 })],
       ariaLabel: `The ${points.length} largest singular values of the difference`,
     });
@@ -218,7 +221,7 @@
 
   function columns() {
     return [
-      { key: "name", title: "tensor", text: called, sort: (row) => row.name },
+      { key: "name", title: "tensor", text: called, sort: called },
       { key: "what", title: "change", text: (row) => row.what, sort: (row) => row.what },
       { key: "shape", title: "shape", text: shape, sort: (row) => (row.new || row.old).bytes },
       ...metrics.filter((metric) => rows.some((row) => row.metrics[metric.name])).map((metric) => ({ key: metric.name, title: metric.title, text: (row) => text(row, metric.name), sort: (row) => value(row, metric.name) })),
@@ -258,5 +261,5 @@
   }
 
   if (data.models.length) start();
-  else { $("title").textContent = "Nothing differs"; for (const id of ["models", "heat", "view", "all", "plain"]) $(id).hidden = true; }
+  else { $("title").textContent = "Nothing differs"; $("range").textContent = data.told; $("foot").textContent = `Written by git-theta ${data.version}.`; for (const id of ["models", "heat", "view", "all", "plain"]) $(id).hidden = true; }
 })();
