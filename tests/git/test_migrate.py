@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import torch_zip, weights
-from tests.git.test_kills import FEW, MANY, Victim
+from tests.git.test_kills import MANY, Victim, times
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -423,9 +423,7 @@ def test_an_undo_that_cannot_be_done_leaves_nothing_behind(lfs: Sandbox):
     assert clean(lfs)
 
 
-@pytest.mark.parametrize(
-    "kills", [FEW // 3, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
-)
+@times(4)
 def test_killed_at_any_moment(lfs: Sandbox, kills: int):
     """Refs are all old or all new, and the same command again finishes."""
     victim = Victim(lfs, random.Random("migrate"))
@@ -439,12 +437,12 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
         if number % 2:
             lfs.git("gc", "-q", "--prune=now")
             shutil.rmtree(lfs.work / ".git" / "theta")
-        hits += victim.kill(*words)
+        hits += victim.kill(*words, by_clock=kills == MANY and number % 4 > 1)
         assert all(value in (before[name], after[name]) for name, value in refs(lfs).items())
         lfs.run(*words)
         assert refs(lfs) == after
         assert clean(lfs)
-        if kills > FEW:
+        if kills == MANY:
             victim.kill("git", "theta", "migrate", "undo")
         pending = lfs.work / ".git" / "theta" / "migrate" / "pending.json"
         if pending.exists() or refs(lfs) == after:
