@@ -20,6 +20,7 @@ def dave(tmp_path: Path) -> Scene:
 def test_what_they_see_and_do(alice: Scene, dave: Scene, stranger: Scene, host: Path):
     """The manifest's first lines tell them what to do; nothing of what they do loses a model."""
     first = alice.grow("main")
+    alice.git("reset", "-q", "--hard")
     alice.push()
     dave.clone(host)
     for name in (SAFE, TORCH):
