@@ -1,6 +1,7 @@
 """Version model checkpoints with Git, tensor by tensor.
 
-`diff` and `log` are the commands of these names as functions that return records.
+`open` reads a version of a checkpoint tensor by tensor; `diff` and `log` are the commands of these
+names as functions that return records.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from git_theta.commands.api import LogEntry, ModelDiff, diff, log
+    from git_theta.commands.api import LogEntry, ModelDiff, OpenModel, diff, log, open  # noqa: A004
 
 __version__ = "0.1.0"
-__all__ = ["LogEntry", "ModelDiff", "diff", "log"]
+__all__ = ["LogEntry", "ModelDiff", "OpenModel", "diff", "log", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ that come back are rounded to the nearest, ties to even, on the CPU, whatever co
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,21 @@ def to_numbers(data: Bytes, dtype: str, *, double: bool = False) -> torch.Tensor
 def as_stored(data: Bytes, dtype: str) -> torch.Tensor:
     """Stored bytes as a flat tensor of the stored dtype, on the CPU."""
     return torch.from_numpy(data).view(_TORCH[dtype])
+
+
+def from_array(array: npt.NDArray[Any]) -> torch.Tensor:
+    """An array as a tensor of the same dtype and shape, on the CPU.
+
+    Raises:
+        UsageError: torch has no such dtype.
+    """
+    name = array.dtype.name
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"this torch has no {name}", hint='ask for framework="np"')
+    flat = np.ascontiguousarray(array).reshape(-1)
+    data = torch.from_numpy(flat.view(np.uint8))
+    return data.view(dtype).reshape(array.shape)
 
 
 def to_bytes(numbers: torch.Tensor, dtype: str) -> Bytes:

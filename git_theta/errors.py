@@ -10,6 +10,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def shell_word(text: str) -> str:
+    """One word of a command that a hint tells the user to run, whatever somebody called a file."""
+    if text.isprintable():
+        import shlex
+
+        return shlex.quote(text)
+    raw = text.encode(errors="surrogateescape")
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./ "
+    return "$'" + "".join(chr(b) if b in plain else f"\\x{b:02x}" for b in raw) + "'"
+
+
 class ThetaError(Exception):
     """An expected failure: a message for the user, a hint what to do, an exit code by kind."""
 

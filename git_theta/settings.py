@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from git_theta.core.limits import Limits
 from git_theta.errors import UsageError
 
 KEPT = "GIT_THETA_KEPT"
@@ -30,7 +31,8 @@ class Settings:
     `device` computes merges. `threads` is the number of encoding and decoding threads. `update`
     says which updates may store what changed (`core/choice.py` reads it). `scan` is what happens
     to a file that runs code when it is loaded: warn, refuse or off. `kept` is a directory in
-    which `git theta switch` and its like keep the files that are about to be replaced.
+    which `git theta switch` and its like keep the files that are about to be replaced. `limits`
+    is what files of other people may ask for.
     """
 
     smudge_limit: int
@@ -49,6 +51,7 @@ class Settings:
     device: str = "auto"
     scan: str = "warn"
     kept: Path | None = None
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -80,18 +83,36 @@ class Settings:
             threads=max(1, _size(values, "theta.threads", min(8, cores or 1))),
             update=values.get("theta.update", "auto"),
             sync=_syncs_loose_objects(values.get("core.fsync", "")),
-            merge_now=env.get("GIT_THETA_MERGE", "").strip(),
+            merge_now=asked_to_merge(env),
             merge=values.get("theta.merge", "").strip(),
             pick=pick,
             device=values.get("theta.device", "auto").strip(),
             scan=scan,
             kept=Path(env[KEPT]) if env.get(KEPT) else None,
+            limits=_limits(values),
         )
+
+
+def _limits(values: Mapping[str, str]) -> Limits:
+    given = {name: key for name, key in Limits.KEYS.items() if key.lower() in values}
+    return Limits(
+        **{name: max(1, parse_size(values[key.lower()], key)) for name, key in given.items()}
+    )
 
 
 def environment() -> dict[str, str]:
     """A copy of this process's environment, for children that get a changed one."""
     return dict(os.environ)
+
+
+def forget_super_prefix() -> None:
+    """Drop what Git tells those that it runs in a submodule: most of its own commands refuse it."""
+    os.environ.pop("GIT_INTERNAL_SUPER_PREFIX", None)
+
+
+def asked_to_merge(env: Mapping[str, str] | None = None) -> str:
+    """What the environment says of how to merge."""
+    return (os.environ if env is None else env).get("GIT_THETA_MERGE", "").strip()
 
 
 def merged_heads() -> dict[str, str]:

@@ -1,19 +1,46 @@
-"""`git_theta.diff` and `git_theta.log`: the reports of the commands as records."""
+"""`git_theta.open`, and `git_theta.diff` and `git_theta.log`: reports of commands as records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from git_theta.commands.diff import differences
 from git_theta.commands.diff_model import ModelDiff
 from git_theta.commands.history_steps import LogEntry, entries
+from git_theta.commands.opened import OpenModel
 from git_theta.commands.session import Session
 from git_theta.errors import NotTrackedError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.history import commits
+from git_theta.repo.tracked import find_blob, parse_at
 
-__all__ = ["LogEntry", "ModelDiff", "diff", "log"]
+__all__ = ["LogEntry", "ModelDiff", "OpenModel", "diff", "log", "open"]
+
+
+def open(  # noqa: A001
+    path: str,
+    rev: str | None = "HEAD",
+    repo: str | Path = ".",
+    *,
+    framework: Literal["pt", "np"] = "pt",
+) -> OpenModel:
+    """Open a version of a checkpoint like safetensors' `safe_open`; what is touched is fetched.
+
+    `path` is from the top of the repository, `rev` any revision, or None for what is staged.
+
+    Raises:
+        NotTrackedError: there is no repository, or no such revision or file.
+        ManifestError: its manifest is damaged.
+        UsageError: the framework is not installed.
+    """
+    session = Session(Repo.find(Path(repo)))
+    try:
+        return OpenModel(session, parse_at(path, find_blob(session.repo, rev, path)[1]), framework)
+    except BaseException:
+        session.close()
+        raise
 
 
 def diff(

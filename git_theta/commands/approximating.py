@@ -20,7 +20,7 @@ from git_theta.core.layout import TensorView
 from git_theta.core.manifest import CHUNK
 from git_theta.core.truncation import memory_needed, truncated, within
 from git_theta.core.values import Doubles, to_float
-from git_theta.errors import RefusedError, UsageError
+from git_theta.errors import RefusedError, UsageError, shell_word
 from git_theta.repo.streams import FileReader
 
 LOW_RANK, SPARSE = "low-rank", "sparse"
@@ -66,7 +66,7 @@ def approximate(session: Session, path: str, wish: Wish) -> Report:
     if is_staged(session, path, base):
         raise RefusedError(
             f"{path} is staged as it is: there is nothing to approximate",
-            hint=f"git restore --staged -- {path}, if it is to be compared with HEAD",
+            hint=f"git restore --staged -- {shell_word(path)}, if it is to be compared with HEAD",
         )
     with open_model(session, path) as model:
         edits = dict(_edits(session, path, model, StoredFile(session, base), wish))

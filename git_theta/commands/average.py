@@ -15,7 +15,7 @@ from git_theta.commands.stats import RANK, write_moments
 from git_theta.core.manifest import parse
 from git_theta.core.recipe import Instructions, Rule
 from git_theta.core.sidecar import sidecar_path
-from git_theta.errors import MergeError
+from git_theta.errors import MergeError, shell_word
 from git_theta.repo.gitrepo import StagedEntry
 
 
@@ -72,7 +72,7 @@ def _averaged(
     if len(models) < 2:
         raise MergeError(
             f"the range holds one version of {entry.path}: there is nothing to average",
-            hint=f"git log --oneline -- {entry.path}",
+            hint=f"git log --oneline -- {shell_word(entry.path)}",
         )
     outcome = merge_manifests(session, None, models, instructions)
     if outcome.text is None:

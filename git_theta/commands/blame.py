@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
 from git_theta.commands.options import JSON_OPTION, path_from_top, split_revision
 from git_theta.commands.terminal import say_json, say_table
-from git_theta.core.lines import Lines, names_changed, tensors_of
+from git_theta.core.lines import Lines, origins, tensors_of
 from git_theta.errors import NotTrackedError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.history import Commit, Manifests, commits
+
+# Names as a commit has them, each with the names that these tensors have in the end.
+Names: TypeAlias = dict[str, tuple[str, ...]]
 
 
 @click.command()
@@ -65,28 +68,44 @@ def _asked(found: Sequence[Commit]) -> list[str | None]:
 def blame(found: Sequence[Commit], manifests: Manifests) -> dict[str, Commit]:
     """The commit that gave each tensor of the newest manifest its value.
 
-    A tensor that a merge took over from one of its parents is that parent's.
+    A tensor that a merge took over from one of its parents is that parent's; a new name is no
+    new value.
     """
     blobs = {commit.oid: commit.blob for commit in found}
-    waiting: dict[str, set[str]] = {}
+    waiting: dict[str, Names] = {}
     blamed: dict[str, Commit] = {}
     for number, commit in enumerate(found):
         lines = manifests.take(commit.blob)
         parents = [(parent, manifests.take(blobs.get(parent))) for parent in commit.parents]
-        names = waiting.pop(commit.oid, set())
+        names = waiting.pop(commit.oid, {})
         if not number and lines is not None:
-            names = set(tensors_of(lines.tensors))
+            names = {name: (name,) for name in tensors_of(lines.tensors)}
         for parent, before in parents:
             if names and before is not None and lines is not None:
-                names = _passed_on(names, lines, before, waiting.setdefault(parent, set()))
-        blamed.update(dict.fromkeys(names, commit))
+                passed, names = _passed_on(names, lines, before)
+                waiting[parent] = _both(waiting.get(parent), passed)
+        blamed.update((last, commit) for lasts in names.values() for last in lasts)
         if not any(waiting.values()):
             break
     return blamed
 
 
-def _passed_on(names: set[str], lines: Lines, before: Lines, to: set[str]) -> set[str]:
-    """Give a parent the tensors that it has already; return those that are left."""
-    changed = names_changed(before, lines)
-    to |= names - changed
-    return names & changed
+def _passed_on(names: Names, lines: Lines, before: Lines) -> tuple[Names, Names]:
+    """The names that a parent has already, as it has them, and those that are left."""
+    passed, left = names, {}
+    for name, was in origins(before, lines).items():
+        if name in passed:
+            lasts = passed.pop(name)
+            if was is None:
+                left[name] = lasts
+            else:
+                passed[was] = passed.get(was, ()) + lasts
+    return passed, left
+
+
+def _both(one: Names | None, other: Names) -> Names:
+    if not one:
+        return other
+    for name, lasts in other.items():
+        one[name] = tuple(dict.fromkeys((*one.get(name, ()), *lasts)))
+    return one

@@ -24,7 +24,7 @@ from git_theta.errors import (
     PluginError,
     RefusedError,
 )
-from git_theta.repo.reuse import MAX_MANIFEST
+from git_theta.repo.reuse import MAX_MANIFEST, Before
 from git_theta.repo.streams import (
     ComparedStream,
     FileReader,
@@ -57,12 +57,14 @@ def clean(
     *,
     choice: Choice | None = None,
     force: bool = False,
+    before: Before | None = None,
 ) -> bytes:
     """The manifest for the bytes that Git hands over.
 
     `choice` says which updates may store what changed; without it attributes and configuration
     do. With it, a manifest that is known for this content is no answer. With `force` no record is
-    used again either: everything is encoded anew.
+    used again either: everything is encoded anew. `before` are the manifests to share chunks with,
+    where those are not what is staged and checked out.
 
     Raises:
         ManifestError: the bytes claim to be a manifest and are none.
@@ -74,7 +76,7 @@ def clean(
     attributes = session.repo.attributes([path], _ATTRIBUTES).get(path, {})
     found = recognise(session, path, content.head(_HEAD), attributes)
     allowed = allowed_by(session, path, attributes) if choice is None else choice
-    storing = Storing(session, path, allowed, asked=choice is not None, force=force)
+    storing = Storing(session, path, allowed, asked=choice is not None, force=force, before=before)
     if found.plugin is None:
         return storing.store(OPAQUE, ChunkFeed(content), ())
     if getattr(found.plugin, "sequential", False):

@@ -6,16 +6,16 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from git_theta import registry
-from git_theta.commands.model_versions import Source, Version
+from git_theta.commands.model_versions import Source, Stored, Version
 from git_theta.core.chain import Bytes
-from git_theta.core.changes import CHANGED, PERMUTED, RESHAPED, Change, compare
+from git_theta.core.changes import CHANGED, PERMUTED, RENAMED, RESHAPED, Change, compare
 from git_theta.core.dtypes import DTYPES, nbytes
 from git_theta.core.facts import (
     ChunkPair,
@@ -94,12 +94,10 @@ def measure(
         if found is not None:
             lined[change.name] = found
     summaries = _summaries(lined.values())
-    readable = {
-        name for name, pair in lined.items() if _is_readable(pair) and (exact or _is_small(pair))
-    }
-    if not exact and len(readable) > _FEW_SMALL:
-        readable = set()
-    facts = _read_all([lined[name] for name in readable], summaries, threads, watch)
+    asked = [pair for pair in lined.values() if exact or _is_small(pair)]
+    if not exact and len(asked) > _FEW_SMALL:
+        asked = []
+    facts = _read_all(list(filter(_is_readable, asked)), summaries, threads, watch)
     rows = [
         _row(
             change,
@@ -110,7 +108,7 @@ def measure(
         )
         for change in compared.changes
     ]
-    return rows, compared.unchanged
+    return rows, tuple(sorted((*compared.unchanged, *old.aside)))
 
 
 # --- which chunks to compare ---------------------------------------------------------------------
@@ -119,7 +117,7 @@ def measure(
 def _line_up(change: Change, old: Version, new: Version) -> _Lined | None:
     """Pair the chunks of a tensor, where both sides have as many values in the same places."""
     before, after = change.old, change.new
-    if before is None or after is None or change.what == RESHAPED:
+    if before is None or after is None or change.what in (RENAMED, RESHAPED):
         return None
     if not (measurable(before.dtype) and measurable(after.dtype)):
         return None
@@ -194,6 +192,12 @@ def metrics() -> dict[str, Metric]:
     return dict(sorted(found.items(), key=lambda item: (getattr(item[1], "order", 100), item[0])))
 
 
+@cache
+def _told_by(exact: bool) -> tuple[tuple[str, Metric], ...]:
+    """The metrics that can be asked, with the weights read or not."""
+    return tuple((n, metric) for n, metric in metrics().items() if exact or metric.needs != WEIGHTS)
+
+
 def _home(change: Change, old: Version, new: Version) -> Source:
     return (old if change.new is None else new).sources[change.name]
 
@@ -201,8 +205,10 @@ def _home(change: Change, old: Version, new: Version) -> Source:
 def _stored(change: Change, source: Source) -> tuple[tuple[str, ...], int]:
     """The kinds of update that store a tensor, and its records' bytes; none of what is not yet."""
     chunks = change.tensor.segment.chunks
-    if not source.objects(chunks):
+    if not (isinstance(source, Stored) or source.objects(chunks)):
         return (), 0
+    if len(chunks) == 1:
+        return (chunks[0].kind,), chunks[0].at.size
     kinds = sorted({chunk.kind for chunk in chunks})
     return tuple(kinds), sum(place.size for place in {chunk.at for chunk in chunks})
 
@@ -215,9 +221,8 @@ def _row(
     read: tuple[Facts, Mapping[str, Value], bool] | None,
 ) -> Measured:
     kinds, stored = _stored(change, source)
-    row = Measured(change=change, what=change.what, kinds=kinds, stored=stored)
     if pair is None:
-        return row
+        return Measured(change=change, what=change.what, kinds=kinds, stored=stored)
     chunk_pairs = _chunk_pairs(pair, summaries)
     updates = _parameters(pair)
     if read is not None:
@@ -229,13 +234,21 @@ def _row(
         permuted = perhaps_permuted(chunk_pairs)
     what = PERMUTED if permuted and change.what == CHANGED else change.what
     told = dict(values)
-    for name, metric in metrics().items():
-        if name in told or (metric.needs == WEIGHTS and not facts.exact):
+    for name, metric in _told_by(facts.exact):
+        if name in told:
             continue
         value = metric.value(facts)
         if value is not None:
             told[name] = value
-    return replace(row, what=what, sure=sure or what != PERMUTED, facts=facts, values=told)
+    return Measured(
+        change=change,
+        what=what,
+        sure=sure or what != PERMUTED,
+        facts=facts,
+        values=told,
+        kinds=kinds,
+        stored=stored,
+    )
 
 
 def _parameters(pair: _Lined) -> dict[str, Mapping[str, Any]]:

@@ -127,6 +127,18 @@ def _stored(context: Context, tensor: Tensor, start: int, stop: int) -> Bytes:
     return context.source.range(tensor.segment, start * width, stop * width)
 
 
+def _read(
+    context: Context, tensors: Sequence[Tensor | None], start: int, stop: int
+) -> list[Bytes | None]:
+    """The same entries of several versions of a tensor, as they are stored."""
+    widths = {DTYPES[tensor.dtype].bits // 8 for tensor in tensors if tensor is not None}
+    if len(widths) != 1:
+        return [None if t is None else _stored(context, t, start, stop) for t in tensors]
+    (width,) = widths
+    segments = [None if tensor is None else tensor.segment for tensor in tensors]
+    return context.source.aligned(segments, start * width, stop * width)
+
+
 class _Inputs:
     """All versions of a range of entries, as bytes, and slices of them as numbers."""
 
@@ -136,9 +148,10 @@ class _Inputs:
         self.double = needs.double or step.dtype == "F64"
         base = step.unit.base if needs.base != "unused" else None
         tensors = [base, *step.unit.models]
+        read = _read(context, tensors, start, stop)
         self.stored = [
-            None if tensor is None else (_stored(context, tensor, start, stop), tensor.dtype)
-            for tensor in tensors
+            None if tensor is None or data is None else (data, tensor.dtype)
+            for tensor, data in zip(tensors, read, strict=True)
         ]
         self.statistics = {
             kind: [_statistic(context, step, side, start, stop) for side in sides]
@@ -228,10 +241,15 @@ def whole_versions(context: Context, step: Step, gathered: Any, device: str) -> 
     """All versions of a whole tensor on a device."""
     needs = _strategy(step).needs
     base = step.unit.base if needs.base != "unused" else None
+    tensors = [base, *step.unit.models]
+    read = _read(context, tensors, 0, _common(step))
     loaded = [
-        _load(context, step, index, tensor, device)
-        for index, tensor in enumerate([base, *step.unit.models])
+        None
+        if tensor is None or data is None
+        else _load(context, step, index, tensor, data, device)
+        for index, (tensor, data) in enumerate(zip(tensors, read, strict=True))
     ]
+    del read
     statistics = {
         kind: tuple(_moved(s, device) for s in sides)
         for kind, sides in _whole_statistics(context, step).items()
@@ -272,12 +290,9 @@ def _extra(context: Context, step: Step, side: Manifest | None) -> torch.Tensor 
 
 
 def _load(
-    context: Context, step: Step, index: int, tensor: Tensor | None, device: str
-) -> torch.Tensor | None:
-    if tensor is None:
-        return None
+    context: Context, step: Step, index: int, tensor: Tensor, data: Bytes, device: str
+) -> torch.Tensor:
     needs = _strategy(step).needs
-    data = _stored(context, tensor, 0, _common(step))
     if needs.widens:
         flat = compute.as_stored(data, tensor.dtype)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from git_theta.core.manifest import Tensor
 from git_theta.core.merging import Step, Unit
 from git_theta.core.sketch import floats
 from git_theta.core.threeway import Fate
-from git_theta.errors import ThetaError
+from git_theta.errors import ThetaError, shell_word
 
 _SHOWN = 10
 _NAMED = 3
@@ -89,7 +88,7 @@ def _line(step: Step, far: Distance | None) -> str:
 
 
 def _advise(path: str, decision: Decision | None) -> None:
-    quoted = printable(shlex.quote(path))
+    quoted = shell_word(path)
     complain("  The work tree holds our side. To settle it:")
     if decision is not None:
         complain(f"  merge:  git theta resolve {quoted} --strategy average")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from git_theta.commands.session import Session
-from git_theta.commands.strategies import parse_setting, strategy_class
+from git_theta.commands.strategies import parse_setting, split_values, strategy_class
 from git_theta.core.recipe import Instructions, Rule
 from git_theta.errors import UsageError
 from git_theta.repo.caller import favoured_side
 from git_theta.settings import merged_heads
 
 CONFLICT = "conflict"
-_COMMA = re.compile(r",(?![^\[\]{}]*[\]}])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,7 @@ def rules_from(text: str) -> tuple[Rule, ...]:
     if not name or name == CONFLICT:
         return ()
     strategy_class(name)
-    parameters = dict(parse_setting(part) for part in _COMMA.split(rest) if part)
+    parameters = dict(parse_setting(part) for part in split_values(rest))
     return (Rule(strategy=name, parameters=parameters),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from git_theta.commands.diff_text import lines, markdown, title
 from git_theta.commands.options import JSON_OPTION, path_from_top
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import note, printable, say, say_json, say_painted
-from git_theta.errors import UsageError
+from git_theta.errors import NotTrackedError, UsageError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.raw_diff import changed_files
 
@@ -156,7 +157,7 @@ def _compared(
 ) -> Iterator[ModelDiff]:
     threads = sides.session.settings.threads
     for model in pairs:
-        old, new = sides.version(model.old), sides.version(model.new)
+        old, new = sides.versions(model.old, model.new)
         notes = sides.fetch(old, new, exact=exact)
         yield compare_versions(
             model.name,
@@ -195,7 +196,11 @@ def _is_place(repo: Repo, word: str) -> bool:
 def _split(
     repo: Repo, words: Sequence[str], paths: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    """Revisions and paths; without `--`, a word that is no revision is a path, as with Git."""
+    """Revisions and paths; without `--`, a word that is no revision is a path, as with Git.
+
+    Raises:
+        NotTrackedError: a word is neither.
+    """
     if paths is not None:
         if len(words) > 2:
             raise UsageError("there are at most two revisions to compare")
@@ -206,6 +211,12 @@ def _split(
         if at == 2 or not _is_revision(repo, word):
             revisions, named = list(words[:at]), list(words[at:])
             break
+    for word in named:
+        if not os.path.lexists(repo.cwd / word):
+            raise NotTrackedError(
+                f"{word!r} is no revision, and no file in the work tree",
+                hint="put -- before paths of files that are gone",
+            )
     return revisions, named
 
 

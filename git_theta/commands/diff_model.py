@@ -109,6 +109,7 @@ def _row(row: Measured) -> dict[str, Any]:
     change = row.change
     return {
         "name": change.name,
+        "old_name": change.old_name,
         "what": row.what,
         "sure": row.sure,
         "exact": row.facts is not None and row.facts.exact,
@@ -177,6 +178,6 @@ def _side(version: Version | None, known: bool) -> Side | None:
         paths=tuple(file.path for file in version.files),
         formats=tuple(formats),
         size=version.size,
-        tensors=len(version.tensors),
+        tensors=len(version.tensors) + len(version.aside),
         digests=tuple(m.digest if known else identity(m) for m in manifests),
     )

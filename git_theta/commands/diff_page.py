@@ -13,6 +13,7 @@ from git_theta.commands.diff_text import title
 from git_theta.commands.pages.assemble import assemble
 from git_theta.commands.terminal import printable
 from git_theta.commands.watching import Picture
+from git_theta.core.changes import RENAMED
 from git_theta.core.folding import block_of, module_of
 
 _TENSORS = 20_000
@@ -85,9 +86,10 @@ def _model(diff: ModelDiff, pictures: Mapping[str, Picture]) -> dict[str, Any]:
 
 
 def _still(diff: ModelDiff, several: bool) -> list[tuple[str, int]]:
-    """The places on the map of tensors that did not change."""
+    """The places on the map of tensors whose values did not change."""
     found = []
-    for name in diff.unchanged[:_TENSORS]:
+    renamed = [row.change.name for row in diff.rows if row.what == RENAMED]
+    for name in (*renamed, *diff.unchanged)[:_TENSORS]:
         block, part = block_of(name)
         if block is not None:
             found.append((printable(f"{module_of(name)}: {part}" if several else part), block))
@@ -104,6 +106,7 @@ def _tensor(row: Measured, picture: Picture | None, several: bool) -> dict[str, 
     known = metrics()
     found: dict[str, Any] = {
         "name": printable(change.name),
+        "old_name": None if change.old_name is None else printable(change.old_name),
         "what": row.what,
         "sure": row.sure,
         "old": _side(change.old),

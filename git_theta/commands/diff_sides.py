@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
-from git_theta.commands.model_versions import File, Source, Stored, Version
+from git_theta.commands.model_versions import File, Source, Stored, Version, parse_versions
 from git_theta.commands.options import path_from_top
 from git_theta.commands.session import Session
-from git_theta.core.changes import compare
+from git_theta.core.changes import RENAMED, compare
 from git_theta.core.manifest import Chunk, is_manifest
 from git_theta.errors import MissingError, NotTrackedError
 from git_theta.repo.raw_diff import Entry
@@ -32,6 +32,20 @@ class Sides:
         if not entries:
             return None
         return Version(File(entry.path, self._source(entry)) for entry in entries)
+
+    def versions(
+        self, old: Sequence[Entry], new: Sequence[Entry]
+    ) -> tuple[Version | None, Version | None]:
+        """Both sides of a comparison."""
+        if len(old) == len(new) == 1 and not self._opened(*old, *new):
+            texts = [e.blob and self._manifest(e.blob) for e in (*old, *new)]
+            if texts[0] and texts[1]:
+                paths = old[0].path, new[0].path
+                return parse_versions(self.session, paths, (texts[0], texts[1]))
+        return self.version(old), self.version(new)
+
+    def _opened(self, *entries: Entry) -> bool:
+        return any((entry.path, entry.blob) in self._sources for entry in entries)
 
     def tensor_names(self, entry: Entry) -> frozenset[str]:
         """The names of the tensors of one file."""
@@ -146,7 +160,7 @@ class Sides:
 
 def _changed_chunks(old: Version, new: Version) -> Iterator[tuple[Source, Chunk]]:
     for change in compare(old.tensors, new.tensors).changes:
-        if change.old is None or change.new is None:
+        if change.old is None or change.new is None or change.what == RENAMED:
             continue
         before, after = change.old.segment.chunks, change.new.segment.chunks
         kept = _digests(before) & _digests(after)

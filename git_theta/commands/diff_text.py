@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from git_theta.commands.comparing import Measured, metrics
 from git_theta.commands.diff_model import ModelDiff, Side
 from git_theta.commands.terminal import count, printable, size_text
-from git_theta.core.changes import ADDED, CAST, CHANGED, PERMUTED, REMOVED, RESHAPED
-from git_theta.core.folding import Folded, fold, module_of
+from git_theta.core.changes import ADDED, CAST, CHANGED, PERMUTED, REMOVED, RENAMED, RESHAPED
+from git_theta.core.folding import Folded, fold, joined_old_name, module_of, renamed_like
 from git_theta.core.manifest import Tensor
 from git_theta.core.metric import WEIGHTS, Value
 
-_MARKS = {ADDED: "+", REMOVED: "-", RESHAPED: "#", CAST: "%", PERMUTED: "=", CHANGED: "~"}
-_ORDER = (REMOVED, ADDED, RESHAPED, CAST, PERMUTED, CHANGED)
+_MARKS = {
+    ADDED: "+", REMOVED: "-", RENAMED: ">", RESHAPED: "#", CAST: "%", PERMUTED: "=", CHANGED: "~",
+}  # fmt: skip
+_ORDER = (REMOVED, ADDED, RENAMED, RESHAPED, CAST, PERMUTED, CHANGED)
+_BY_SIZE = _ORDER.index(PERMUTED)
 _WIDEST = 64
 
 
@@ -52,7 +55,7 @@ def _name(row: Measured) -> str:
 def _first_of(folded: Folded[Measured]) -> tuple[int, float, str]:
     row = folded.items[0]
     most = max(_relative(row) for row in folded.items)
-    return (min(_ORDER.index(row.what), 4), -most, folded.name)
+    return (min(_ORDER.index(row.what), _BY_SIZE), -most, folded.name)
 
 
 def _relative(row: Measured) -> float:
@@ -68,7 +71,9 @@ def _alike(row: Measured) -> Hashable:
     odd = tuple((n, row.values[n].value) for n in ("rank", "nans", "infinities") if n in row.values)
     exact = row.facts is not None and row.facts.exact
     known = row.relative is not None
-    return (row.what, row.sure, known, shapes, row.kinds, odd, exact, frozenset(row.values))
+    was = row.change.old_name
+    former = None if was is None else renamed_like(was, row.change.name)
+    return (row.what, row.sure, known, shapes, row.kinds, odd, exact, frozenset(row.values), former)
 
 
 def _size(row: Measured) -> float | None:
@@ -118,7 +123,7 @@ def _plain(value: Value) -> float:
 def stored_text(folded: Folded[Measured]) -> str:
     """How the new side is stored, and in how many bytes."""
     rows = folded.items
-    if rows[0].what == REMOVED:
+    if rows[0].what in (REMOVED, RENAMED):
         return ""
     if not rows[0].kinds:
         return "not yet"
@@ -136,6 +141,15 @@ def columns(rows: Iterable[Measured]) -> list[str]:
     if any(row.facts is not None and not row.facts.exact for row in known):
         said = {name for name in said if metrics()[name].needs != WEIGHTS}
     return [name for name in metrics() if name in said]
+
+
+def name_text(folded: Folded[Measured]) -> str:
+    """The name of a line, and how many tensors it stands for; `old -> new` for renamed ones."""
+    change, name = folded.items[0].change, printable(folded.name)
+    if change.old_name is not None:
+        was = joined_old_name(folded.name, change.old_name, change.name)
+        name = f"{printable(was)} -> {name}"
+    return f"{name} ({len(folded.items)})" if len(folded.items) > 1 else name
 
 
 def what_text(row: Measured) -> str:
@@ -211,7 +225,9 @@ def _table(diff: ModelDiff) -> Iterator[str]:
     if not cells:
         return
     widths = [max(len(heads[i]), *(len(row[2][i]) for row in cells)) for i in range(len(heads))]
-    widest = min(_WIDEST, max(len(row[1]) for row in cells) + 2)
+    # Two names in one cell would push everything else aside.
+    named = [len(row[1]) for row in cells if row[0] != _MARKS[RENAMED]] or [_WIDEST]
+    widest = min(_WIDEST, max(named) + 2)
     yield ""
     yield f"  {'TENSOR'.ljust(widest)}  {_aligned(heads, widths)}".rstrip()
     for group, rows in made:
@@ -235,13 +251,17 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _legend(rows: Iterable[Measured]) -> Iterator[str]:
-    errors = [row.facts.error for row in rows if row.facts is not None and row.facts.error]
-    if errors:
+    told = _error_text(rows)
+    if told:
         yield ""
-        yield (
-            f"~ estimated from sketches, one standard deviation {max(errors):.0%}; "
-            "git theta diff --exact reads the weights"
-        )
+        yield f"~ {told}; git theta diff --exact reads the weights"
+
+
+def _error_text(rows: Iterable[Measured]) -> str:
+    errors = [row.facts.error for row in rows if row.facts is not None and row.facts.error]
+    if not errors:
+        return ""
+    return f"estimated from sketches, one standard deviation {max(errors):.0%}"
 
 
 def _group_line(group: Group) -> str:
@@ -266,9 +286,7 @@ def _group_line(group: Group) -> str:
 
 def _cells(folded: Folded[Measured], names: Sequence[str]) -> tuple[str, str, list[str]]:
     row = folded.items[0]
-    name = printable(folded.name)
-    if len(folded.items) > 1:
-        name += f" ({len(folded.items)})"
+    name = name_text(folded)
     if not row.sure:
         name += f" {what_text(row)}"
     values = [value_text(metric, folded.items) for metric in names]
@@ -294,6 +312,10 @@ def markdown(diff: ModelDiff) -> Iterator[str]:
                 _, name, cells = _cells(folded, names)
                 row = [what_text(folded.items[0]), _code(name), *map(_plain_text, cells)]
                 yield "| " + " | ".join(row) + " |"
+        told = _error_text(diff.rows)
+        if told:
+            yield ""
+            yield _plain_text(f"~ {told}")
     if diff.text:
         yield ""
         yield "```diff"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import proofs
 from git_theta.core.manifest import Manifest
-from git_theta.errors import ThetaError
+from git_theta.errors import ThetaError, shell_word
 from git_theta.repo.caller import git_command, may_delay
 from git_theta.repo.hooks import directory
 
@@ -70,5 +70,5 @@ class DirectFiles:
 
 def hint_after(error: ThetaError, path: str) -> str:
     """What to do about a file that was left as a manifest."""
-    again = f"git theta pull {path}"
+    again = f"git theta pull -- {shell_word(path)}"
     return f"{error.hint}; then run {again}" if error.hint else f"run {again}"

@@ -130,7 +130,7 @@ class _Sources:
             session = self._opened()
             return self._stored(word, path_from_top(session.repo, path))
         file = Path(word)
-        if file.is_file():
+        if os.path.isfile(word):  # noqa: PTH113 - False for what can be no path
             if is_left_as_manifest(file):
                 return self._of(parse_at(word, file.read_bytes()))
             return self._stack.enter_context(open_tensors(file))

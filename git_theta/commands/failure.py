@@ -21,9 +21,9 @@ _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, 
 def report(error: Exception, words: list[str]) -> int:
     """Print what went wrong and what to do; return the exit code."""
     if isinstance(error, ThetaError):
-        complain(f"git theta: {error}")
+        complain(f"git theta: {_continued(str(error))}")
         if error.hint:
-            complain(f"hint: {error.hint}")
+            complain(f"hint: {_continued(error.hint)}")
         if debugging(words):
             _print_traceback(error)
         return error.exit_code
@@ -34,6 +34,12 @@ def report(error: Exception, words: list[str]) -> int:
             _print_traceback(error)
         return INTERNAL
     return _report_bug(error, words)
+
+
+def _continued(text: str) -> str:
+    """Set off all lines but the first, so that no name in a message passes for a message."""
+    first, *rest = text.split("\n")
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in rest)])
 
 
 def _report_bug(error: Exception, words: list[str]) -> int:

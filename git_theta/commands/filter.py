@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.manifest import MAX_TEXT, is_manifest
 from git_theta.errors import PluginError
-from git_theta.repo.caller import is_diffing, only_compares, shows_differences
+from git_theta.repo.caller import (
+    chooses_hunks,
+    is_coloured,
+    is_diffing,
+    merges_texts,
+    only_compares,
+    shows_differences,
+)
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
 from git_theta.repo.streams import CountedStream, Incoming
@@ -30,6 +37,7 @@ class FilterHandlers:
 
     def __init__(self) -> None:
         self._cleaned = False
+        self._told: set[str] = set()
 
     @cached_property
     def session(self) -> Session:
@@ -48,16 +56,30 @@ class FilterHandlers:
         from git_theta.commands.clean import clean
         from git_theta.commands.progress import progress
 
-        if only_compares():
+        found = self._staged_whole(path, content) if chooses_hunks() else None
+        if found is None and only_compares():
             from git_theta.commands.peeking import answer
 
             with progress(self._size(path), f"comparing {path}") as advance:
                 found = answer(self.session, path, CountedStream(content, advance))
-            if found is not None:
-                return found
+        if found is not None:
+            return found
         self._cleaned = True
         with progress(self._size(path), f"storing {path}") as advance:
             return clean(self.session, path, CountedStream(content, advance))
+
+    def _staged_whole(self, path: str, content: Incoming) -> bytes | None:
+        """What is staged already: hunks of a manifest, chosen one by one, would be no manifest."""
+        from git_theta.commands.session import say
+        from git_theta.repo.reuse import Candidates
+
+        staged = next(Candidates(self.session.repo).of_path(path), None)
+        if staged is not None:
+            content.drain()
+            if path not in self._told and not is_coloured():  # a terminal makes Git ask once more
+                self._told.add(path)
+                say(path, "no hunks of it can be chosen", "it is taken whole: do so without -p")
+        return staged
 
     def _size(self, path: str) -> int | None:
         """What the file weighs in the work tree: most often that is what Git hands over."""
@@ -87,6 +109,11 @@ class FilterHandlers:
             text = content.head(MAX_TEXT + 1)
             content.drain()
             return iter([memoryview(text)])
+        if "can-delay" not in asked and merges_texts():
+            from git_theta.commands.session import say
+
+            why = "with several branches, or -s resolve, Git merges it as text, which seldom works"
+            say(path, why, "git reset --merge, then git theta merge BRANCH...")
         return self._smudger.smudge(path, content, asked)
 
     def delayed(self) -> list[str]:

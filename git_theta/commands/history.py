@@ -11,7 +11,7 @@ from pathlib import Path
 
 from git_theta.errors import MergeError, RefusedError, UsageError
 from git_theta.repo.gitrepo import GitError, Repo, run_git
-from git_theta.settings import environment
+from git_theta.settings import KEPT, environment
 
 LATER = "later"
 
@@ -158,8 +158,10 @@ def commit_tree(
     )
 
 
-def advance(repo: Repo, commit: str, action: str) -> None:
+def advance(repo: Repo, commit: str, action: str, kept: Path | None = None) -> None:
     """Move the branch to a commit that descends from it, and the work tree with it.
+
+    `kept` is a directory of files that the filter may take instead of making them.
 
     Raises:
         RefusedError: files in the work tree stand in the way; nothing was changed.
@@ -167,7 +169,9 @@ def advance(repo: Repo, commit: str, action: str) -> None:
     done = subprocess.run(
         ["git", "merge", "-q", "--ff-only", commit],
         cwd=repo.cwd,
-        env=environment() | {"GIT_REFLOG_ACTION": action},
+        env=environment()
+        | {"GIT_REFLOG_ACTION": action}
+        | ({} if kept is None else {KEPT: str(kept)}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import printable, size_text
 from git_theta.core.changes import KINDS
-from git_theta.core.folding import fold
+from git_theta.core.folding import fold, joined_old_name, renamed_like
 from git_theta.core.lines import Step, step
 from git_theta.core.manifest import Place
 from git_theta.repo.gitrepo import Repo
@@ -26,18 +26,21 @@ _SHOWN = 12
 class LogEntry:
     """A commit and what it did to the model, compared with its first parent.
 
-    `changes` maps tensors to kinds of change. `stored` are the bytes of the objects that it
-    brought. `places` are the summaries, before and after, of the chunks that changed. `state` is
-    `changed`, `added`, `removed`, or `raw` where a side is no manifest.
+    `changes` maps tensors to kinds of change, `renamed` new names to old ones. `stored` are the
+    bytes of the objects that it brought. `places` are the summaries, before and after, of the
+    chunks that changed, and `objects` where they lie, with sizes. `state` is `changed`, `added`,
+    `removed`, or `raw` where a side is no manifest.
     """
 
     commit: Commit
     changes: dict[str, str]
+    renamed: dict[str, str]
     stored: int
     state: str
     merge: bool
     recipe: bool
     places: tuple[tuple[Place, Place], ...] = ()
+    objects: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many tensors changed in which way."""
@@ -60,7 +63,10 @@ class LogEntry:
             "recipe": self.recipe,
             "stored": self.stored,
             "counts": self.counts(),
-            "tensors": [{"name": n, "what": what} for n, what in self.changes.items()],
+            "tensors": [
+                {"name": name, "what": what, "old_name": self.renamed.get(name)}
+                for name, what in self.changes.items()
+            ],
         }
 
 
@@ -76,12 +82,12 @@ def entries(
         did = (
             step(old, new, summaries=places)
             if not raw
-            else Step(changes={}, stored=0, summaries=())
+            else Step(changes={}, renamed={}, stored=0, summaries=(), sizes={})
         )
         changes = {
             name: what
             for name, what in did.changes.items()
-            if not globs or any(fnmatchcase(name, glob) for glob in globs)
+            if not globs or _is_like((name, did.renamed.get(name, name)), globs)
         }
         if globs and not changes:
             continue
@@ -89,12 +95,18 @@ def entries(
         yield LogEntry(
             commit=commit,
             changes=changes,
+            renamed={name: was for name, was in did.renamed.items() if name in changes},
             stored=did.stored,
             state="raw" if raw else "removed" if commit.blob is None else state,
             places=did.summaries,
+            objects=did.sizes,
             merge=len(commit.parents) > 1,
             recipe=new is not None and new.merged,
         )
+
+
+def _is_like(names: Sequence[str], globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def what_text(entry: LogEntry) -> str:
@@ -117,12 +129,16 @@ def tensor_lines(entry: LogEntry, *, most: int = _SHOWN) -> Iterator[str]:
         for folded in fold(
             [name for name, kind in entry.changes.items() if kind == what],
             lambda name: name,
-            lambda _: 0,
+            lambda name: name in entry.renamed and renamed_like(entry.renamed[name], name),
         )
     ]
     for what, folded in lines[:most]:
         number = f" ({len(folded.items)})" if len(folded.items) > 1 else ""
-        yield f"{what}{printable(folded.name)}{number}"
+        name, first = printable(folded.name), folded.items[0]
+        if first in entry.renamed:
+            was = joined_old_name(folded.name, entry.renamed[first], first)
+            name = f"{printable(was)} -> {name}"
+        yield f"{what}{name}{number}"
     if len(lines) > most:
         yield f"... and {sum(len(f.items) for _, f in lines[most:]):,} more (--json has all)"
 

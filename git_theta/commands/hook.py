@@ -15,7 +15,7 @@ from git_theta.commands.terminal import printable
 from git_theta.core.chain import digest_of
 from git_theta.core.manifest import Manifest, Tensor
 from git_theta.core.merging import FLOATS
-from git_theta.errors import RefusedError, UsageError
+from git_theta.errors import RefusedError, UsageError, shell_word
 
 Hook = Callable[[Path], Any]
 
@@ -92,7 +92,7 @@ def check_weights(model: Any, manifest: Manifest, path: str) -> None:
         if not _same(values, manifest.tensors[name]):
             raise RefusedError(
                 f"{name} of the model is not {name} of {path} as it is staged",
-                hint=f"load the path that the function is given; git add {path}",
+                hint=f"load the path that the function is given; git add -- {shell_word(path)}",
             )
 
 

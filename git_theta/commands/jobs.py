@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ MERGED, CONFLICT = 0, 1
 
 @dataclass(kw_only=True)
 class Job:
-    """One file to be merged: its versions, and what decides."""
+    """One file to be merged: its versions, what decides, and what was tried before."""
 
     path: str
     mode: str
@@ -31,6 +31,7 @@ class Job:
     models: list[Side]
     decision: Decision
     outcome: Outcome | None = None
+    evaluation: Mapping[str, Any] | None = None
 
 
 def explicit_jobs(session: Session, explicit: Explicit, given: Instructions) -> list[Job]:

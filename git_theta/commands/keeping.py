@@ -42,6 +42,7 @@ class Keeper:
             chunks=self._reuse.chunks,
             read=session.store.read,
             updates=session.plugins.updates,
+            held=source.held,
         )
         self._relatives = Relatives(lender, manifests, lambda: ())
         self._chooser: Chooser | None = None

@@ -68,6 +68,7 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry(REPAIR, "doctor", "Check the whole set-up; name a remedy for each fault."),
     "fsck": Entry(REPAIR, "fsck", "Check that every stored byte is here and right."),
     "prune": Entry(REPAIR, "prune", "Remove stored objects that no manifest names any more."),
+    "migrate": Entry(REPAIR, "migrate", "Move files into git-theta over history, or out of it."),
     "completion": Entry(REPAIR, "completion", "Print the completion script of a shell."),
     "filter-process": Entry("", "internal", "Run by Git: the filter, for many files."),
     "clean": Entry("", "internal", "Run by Git: a file to its manifest."),

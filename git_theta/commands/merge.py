@@ -23,6 +23,7 @@ from git_theta.commands.options import JSON_OPTION
 from git_theta.commands.placing import Placed, place, write_blob
 from git_theta.commands.recipes import read_recipe
 from git_theta.commands.session import Session
+from git_theta.commands.sides import Wanted
 from git_theta.commands.strategies import strategy_class
 from git_theta.commands.terminal import complain, count, note, printable
 from git_theta.commands.versions import Blob, side, tree
@@ -30,6 +31,7 @@ from git_theta.core import threeway
 from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
 from git_theta.errors import MergeError, UsageError
+from git_theta.repo import keeping
 
 TRAILER = "Theta-Recipe"
 
@@ -51,6 +53,19 @@ class Merge:
 @click.argument("branches", metavar="[BRANCH]...", nargs=-1)
 @click.option("-m", "message", metavar="MESSAGE", help="The commit's message.")
 @strategy_options
+@click.option(
+    "--eval",
+    "evaluate",
+    metavar="COMMAND",
+    help="Run it on the merged file; its last line is a number, and higher is better.",
+)
+@click.option(
+    "--try",
+    "tries",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="Values of a parameter (or names of strategies) of which --eval chooses the best.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be read, computed and stored.")
 @click.option("--list", "listing", is_flag=True, help="List all strategies and what they need.")
 @click.option("--verify", metavar="COMMIT", help="Repeat a merge and compare what comes out.")
@@ -67,10 +82,18 @@ def command(branches: tuple[str, ...], listing: bool, verify: str | None, **opti
     Files of git-theta are merged tensor by tensor, counted from the ancestor of all branches; all
     others as git merge merges them. Without --strategy, what the attribute theta-merge or the
     setting theta.merge says decides. The recipe is kept with the merged file.
+
+    \b
+        git theta merge math -s ties --try density=0.1,0.2,0.5 --eval 'python score.py'
+
+    The command gets the path of the merged file as its last argument, or as $MODEL. Where it fails
+    for every merge, nothing is committed.
     """
     if listing:
         list_strategies(as_json=options["as_json"])
         return 0
+    if options["tries"] and not options["evaluate"]:
+        raise UsageError("--try needs --eval", hint="a command that says how good a model is")
     session = Session()
     try:
         if verify is not None:
@@ -110,13 +133,38 @@ def _carry_out(
     if options["dry_run"]:
         return tell_plan(jobs, as_json=options["as_json"])
     session = merge.session
+    session.store.prepare()
+    session.store.hold()
+    if options["evaluate"] and not jobs:
+        note("git theta: no tensor has to be merged, so the command of --eval was not run")
+    elif options["evaluate"]:
+        from git_theta.commands.evaluating import Judge
+
+        judge = Judge(session=session, command=options["evaluate"], jobs=jobs)
+        judge.choose(options["tries"])
+    with keeping.directory_in(session.store.scratch) as kept:
+        _merge_all(session, jobs, kept)
+        return _finish(merge, folded, jobs, kept)
+
+
+def _merge_all(session: Session, jobs: Sequence[Job], kept: Path) -> None:
     for job in jobs:
-        job.outcome = merge_manifests(session, job.base, job.models, job.decision.instructions)
+        draft = keeping.place_for(kept, job.path) if _on_same_disk(session, kept) else None
+        wanted = Wanted(draft=draft, evaluation=job.evaluation)
+        instructions = job.decision.instructions
+        job.outcome = merge_manifests(session, job.base, job.models, instructions, wanted)
         if job.outcome.text is None:
             explain(session, job.path, job.base, job.models, job.outcome, job.decision)
         else:
             tell(job.path, job.outcome, job.decision)
-    return _finish(merge, folded, jobs)
+            if job.outcome.draft is not None:
+                keeping.describe(kept, job.path, job.outcome.text)
+
+
+def _on_same_disk(session: Session, kept: Path) -> bool:
+    """Whether what is written among the objects can be moved into the work tree."""
+    top = session.repo.top
+    return top is not None and kept.stat().st_dev == top.stat().st_dev
 
 
 def _explicit(path: Path | None) -> Explicit | None:
@@ -217,12 +265,12 @@ def _sees_all(instructions: Instructions) -> bool:
 # --- the end -------------------------------------------------------------------------------------
 
 
-def _finish(merge: Merge, folded: Folded, jobs: Sequence[Job]) -> int:
+def _finish(merge: Merge, folded: Folded, jobs: Sequence[Job], kept: Path) -> int:
     repo = merge.session.repo
     merged = {job.path: job for job in jobs if job.outcome and job.outcome.text is not None}
     left = sorted((folded.conflicts.keys() | {job.path for job in jobs}) - merged.keys())
     if not left:
-        _commit(merge, folded, merged)
+        _commit(merge, folded, merged, kept)
         return MERGED
     if len(merge.branches) > 1:
         raise MergeError(
@@ -242,14 +290,15 @@ def _placed(job: Job) -> Placed:
     return Placed(job.path, job.mode, text or b"")
 
 
-def _commit(merge: Merge, folded: Folded, merged: Mapping[str, Job]) -> None:
+def _commit(merge: Merge, folded: Folded, merged: Mapping[str, Job], kept: Path) -> None:
     repo = merge.session.repo
     files = {path: (job.mode, write_blob(repo, _placed(job).text)) for path, job in merged.items()}
     parents = [merge.head, *(branch.oid for branch in merge.branches)]
     message = history.with_trailers(repo, merge.message, _trailers(merged.values()))
     commit = history.commit_tree(repo, folded, files, parents, message)
     merge.session.store.release()
-    history.advance(repo, commit, "theta merge " + " ".join(b.name for b in merge.branches))
+    action = "theta merge " + " ".join(b.name for b in merge.branches)
+    history.advance(repo, commit, action, kept)
     note(f"{commit[:10]}: {merge.message.splitlines()[0]}")
 
 

@@ -24,7 +24,7 @@ from git_theta.core.sidecar import is_sidecar
 from git_theta.core.threeway import Fate
 from git_theta.errors import MergeError
 from git_theta.repo.streams import PlainStream
-from git_theta.settings import merged_heads
+from git_theta.settings import asked_to_merge, merged_heads
 
 MERGED, CONFLICT = 0, 1
 _OUTERMOST = 7
@@ -49,10 +49,10 @@ def command(base: str, ours: str, theirs: str, marker_size: int, path: str) -> i
     if is_sidecar(path):
         note(f"git theta: {printable(path)}: statistics of our side; the merged model has none yet")
         return MERGED
+    if asked_to_merge() == LATER:  # git theta merge sees to it itself
+        return CONFLICT
     session = Session()
     try:
-        if session.settings.merge_now == LATER:  # git theta merge sees to it itself
-            return CONFLICT
         sides = _sides(session, path, (base, ours, theirs))
         if sides[1] is None or sides[2] is None:
             explain_raw(path)

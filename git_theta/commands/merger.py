@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from git_theta import __version__
+from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
-from git_theta.commands.sides import Outcome, Side
+from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
 from git_theta.commands.storing import plugins_needed
 from git_theta.core import pending as new
 from git_theta.core import skeleton as skeletons
@@ -48,9 +49,11 @@ class Merger:
         models: Sequence[Side],
         instructions: Instructions,
         outcome: Outcome,
+        wanted: Wanted = NOTHING_ELSE,
     ) -> None:
         self.session, self.instructions, self.outcome = session, instructions, outcome
         self.base, self.models = base, models
+        self._wanted = wanted
         sides = [*models, *([base] if base else [])]
         manifests = [side.manifest for side in sides]
         manifests += [m for side in sides for m in side.statistics.values()]
@@ -65,11 +68,21 @@ class Merger:
         self.data: PackWriter | None = None
         self.summaries: PackWriter | None = None
         self.packs = 0
+        self._draft: Draft | None = None
+        self._versions: dict[int, Version] = {}
 
     def run(self) -> None:
         """Fetch, merge, store; fill in the outcome."""
+        try:
+            self._run()
+        finally:
+            if self._draft is not None:
+                self._draft.close()
+
+    def _run(self) -> None:
         outcome, session = self.outcome, self.session
         self.source.fetch(self._needed())
+        self._draft = self._drafting()
         announce = session.catalog.announce
         with (
             PackWriter(session.store, announce=announce) as data,
@@ -94,6 +107,7 @@ class Merger:
             written = dict(data.finished + summaries.finished)
             outcome.recipe = self.recipe
             self._conclude(assembled, skeleton.segment(), recipe.segment(), written)
+            self._finish_draft(assembled)
         self.journal.remove(session.settings.grace)
 
     def _needed(self) -> list[Segment]:
@@ -204,11 +218,26 @@ class Merger:
                 while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
                     spent -= self._land(waiting, tools)
                 spent += task.cost
-                waiting.append((task, pool.submit(_work, task, tools)))
+                waiting.append((task, pool.submit(self._work, task, tools)))
             while waiting:
                 self._land(waiting, tools)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _work(self, task: Task, tools: Tools[Spot]) -> list[Fresh]:
+        step, made, at = task.step, [], task.start
+        size = nbytes(step.dtype, step.shape) or 0
+        tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
+        try:
+            for plain in task.work():
+                fresh = new.encode(tools, tensor, plain, at)
+                if self._draft is not None:
+                    self._draft.write(step.unit.names, at, plain, fresh.digest)
+                made.append(fresh)
+                at += len(plain)
+        finally:
+            self.source.let_go()
+        return made
 
     def _land(self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot]) -> int:
         task, future = waiting.popleft()
@@ -228,6 +257,29 @@ class Merger:
             self._note_down(ended=False)
         return task.cost
 
+    # --- the draft -------------------------------------------------------------------------------
+
+    def _drafting(self) -> Draft | None:
+        """The merged file, if whoever asked wants it and most of it is computed here."""
+        frame = self.models[0].manifest
+        if self._wanted.draft is None or frame.size < self.session.settings.direct_from:
+            return None
+        merged = [step for step in self.outcome.steps if step.action == "merge"]
+        computed = sum(nbytes(step.dtype, step.shape) or 0 for step in merged)
+        if 2 * computed < frame.size:
+            return None
+        plugin = self.session.plugins.formats(frame.format)
+        return Draft(self._wanted.draft, self._version(self.models[0], plugin))
+
+    def _finish_draft(self, assembled: Assembled) -> None:
+        if self._draft is None or self.outcome.manifest is None:
+            return
+        manifest = self.outcome.manifest
+        self.source.add(manifest.all_chunks(), manifest.objects)
+        segments = skeletons.ordered_segments(manifest, assembled.skeleton.order)
+        done = self._draft.finish(assembled.skeleton, segments, self.source.chunk)
+        self.outcome.draft = self._wanted.draft if done else None
+
     # --- the file --------------------------------------------------------------------------------
 
     def _assemble(self) -> Assembled:
@@ -242,8 +294,11 @@ class Merger:
         return assembled
 
     def _version(self, side: Side, plugin: Any) -> Version:
-        plain = self.source.whole(side.manifest.skeleton).tobytes()
-        return Version.of(side.manifest, plain, self.source.bytes_of, plugin)
+        if id(side) not in self._versions:
+            plain = self.source.whole(side.manifest.skeleton).tobytes()
+            made = Version.of(side.manifest, plain, self.source.bytes_of, plugin)
+            self._versions[id(side)] = made
+        return self._versions[id(side)]
 
     def _tensors(self, step: Step) -> dict[str, Tensor]:
         """What a step gives: tensors by name, none where they were deleted."""
@@ -279,6 +334,7 @@ class Merger:
             base=_input(self.base) if self.base else None,
             models=tuple(map(_input, self.models)),
             made_with={"git-theta": __version__},
+            evaluation=self._wanted.evaluation,
         )
 
     def _conclude(
@@ -317,16 +373,6 @@ class Merger:
 
 def _surveys(step: Step) -> bool:
     return step.chosen is not None and step.chosen.strategy.needs.scope == "model"
-
-
-def _work(task: Task, tools: Tools[Spot]) -> list[Fresh]:
-    step, made, at = task.step, [], task.start
-    size = nbytes(step.dtype, step.shape) or 0
-    tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
-    for plain in task.work():
-        made.append(new.encode(tools, tensor, plain, at))
-        at += len(plain)
-    return made
 
 
 def _input(side: Side) -> Input:

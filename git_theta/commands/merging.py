@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from git_theta.commands.session import Session
-from git_theta.commands.sides import Outcome, Side
+from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
 from git_theta.commands.strategies import Chooser, strategy_needs
 from git_theta.core.clean import OPAQUE
 from git_theta.core.merging import Step, plan, units
@@ -25,6 +25,7 @@ def merge_manifests(
     base: Side | None,
     models: Sequence[Side],
     instructions: Instructions,
+    wanted: Wanted = NOTHING_ELSE,
 ) -> Outcome:
     """Merge models that came of one ancestor (None: they have none).
 
@@ -39,7 +40,7 @@ def merge_manifests(
     if not outcome.conflicts:
         from git_theta.commands.merger import Merger
 
-        Merger(session, base, models, instructions, outcome).run()
+        Merger(session, base, models, instructions, outcome, wanted).run()
     return outcome
 
 

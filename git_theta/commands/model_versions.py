@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +12,12 @@ from git_theta.commands.session import Session
 from git_theta.core.chain import Bytes, decode_chunk
 from git_theta.core.checkpoint import read_segment
 from git_theta.core.manifest import Chunk, Manifest, Place, Tensor
+from git_theta.core.pairs import parse_pair
 from git_theta.core.payload import header_of
 from git_theta.core.sketch import Summary
-from git_theta.errors import ThetaError
+from git_theta.errors import ManifestError, ThetaError
 from git_theta.repo.summaries import read_summaries
+from git_theta.repo.tracked import parse_at
 
 _HEADER = 64 << 10
 
@@ -135,10 +137,15 @@ class File:
 
 
 class Version:
-    """A model as it was at one time: one file, or the several that it is cut into."""
+    """A model as it was at one time: one file, or the several that it is cut into.
 
-    def __init__(self, files: Iterable[File]) -> None:
+    `aside` names tensors that are not in `tensors`: they are the same in the version that this
+    one is compared with, and nobody has read more of them.
+    """
+
+    def __init__(self, files: Iterable[File], aside: Sequence[str] = ()) -> None:
         self.files = tuple(files)
+        self.aside = aside
         self.tensors: dict[str, Tensor] = {}
         self.sources: dict[str, Source] = {}
         for file in self.files:
@@ -150,3 +157,24 @@ class Version:
     def size(self) -> int:
         """Bytes of the files."""
         return sum(file.source.manifest.size for file in self.files)
+
+
+def parse_versions(
+    session: Session, paths: tuple[str, str], texts: tuple[bytes, bytes]
+) -> tuple[Version, Version]:
+    """Two versions of one file, old and new, from their manifests.
+
+    Raises:
+        ManifestError: one is damaged; the message names the path.
+    """
+    try:
+        found = parse_pair(*texts)
+    except ManifestError:
+        for path, text in zip(paths, texts, strict=True):
+            parse_at(path, text)  # says which one it is
+        raise
+    old, new = (
+        Version([File(path, Stored(session, manifest))], found.same)
+        for path, manifest in zip(paths, found[:2], strict=True)
+    )
+    return old, new

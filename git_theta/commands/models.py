@@ -11,7 +11,7 @@ from git_theta.commands.session import Session
 from git_theta.commands.terminal import count, note, printable
 from git_theta.commands.versions import side
 from git_theta.core.sidecar import is_sidecar
-from git_theta.errors import NotTrackedError, RefusedError
+from git_theta.errors import NotTrackedError, RefusedError, shell_word
 from git_theta.repo.gitrepo import StagedEntry
 from git_theta.repo.tracked import staged_paths
 
@@ -66,7 +66,9 @@ def version_at(session: Session, commit: str, path: str, label: str) -> Side:
     """
     oid = session.repo.resolve(f"{commit}:{path}")
     if oid is None:
-        raise NotTrackedError(f"there is no {path} in {label}", hint=f"git log -- {path}")
+        raise NotTrackedError(
+            f"there is no {path} in {label}", hint=f"git log -- {shell_word(path)}"
+        )
     return side(session, path, oid, label, commit)
 
 

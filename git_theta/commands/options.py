@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,6 @@ def path_from_top(repo: Repo, path: str) -> str:
 def split_revision(text: str) -> tuple[str | None, str]:
     """`REV:PATH` in its parts; the revision is None where only a path is given, or `:PATH`."""
     rev, colon, path = text.partition(":")
-    if not colon or Path(text).exists():
+    if not colon or os.path.exists(text):  # noqa: PTH110 - False for what can be no path
         return None, text
     return rev or None, path

@@ -9,16 +9,22 @@ from pathlib import Path
 from git_theta.commands.export import umask
 from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, parse
-from git_theta.core.patching import patches
+from git_theta.core.patching import digest_of_parts, patches
 from git_theta.errors import ManifestError
 from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
 from git_theta.repo.streams import write_at
 
 
 def write_by_patching(
-    session: Session, path: str, manifest: Manifest, target: Path, advance: Callable[[int], None]
+    session: Session,
+    path: str,
+    text: bytes,
+    target: Path,
+    advance: Callable[[int], None],
 ) -> bool:
     """Make a kept old file into a new one and move it to its place; says whether that was done.
+
+    What is kept may be the new file already: a merge writes it as it goes.
 
     It is not done where nothing was kept, where somebody still has the old file open, or where
     the old file turns out not to have been what its manifest said.
@@ -28,11 +34,17 @@ def write_by_patching(
         MissingError: an object is not here.
     """
     kept = find(session.settings.kept, path)
-    if kept is None or not manifest.digest:
+    if kept is None:
         return False
+    manifest = parse(text)
     with alone_with(kept.file) as handle:
         if handle is None or not _patch(session, kept, manifest, handle):
             return False
+        digest = _proven(session, manifest, handle)
+        if digest is None:
+            return False
+        if not manifest.digest:
+            session.catalog.keep_manifest(digest, text)
         os.fchmod(handle, 0o666 & ~umask())
     advance(manifest.size)
     kept.file.replace(target)
@@ -54,4 +66,21 @@ def _patch(session: Session, kept: Kept, manifest: Manifest, handle: int) -> boo
     for patch in found:
         write_at(handle, patch.data, patch.offset)
     os.ftruncate(handle, manifest.size)
-    return digest_of_file(handle, manifest.size) == manifest.digest
+    return True
+
+
+def _proven(session: Session, manifest: Manifest, handle: int) -> str | None:
+    """The digest of a file that is what its manifest says, else None.
+
+    A merged file has no digest to be compared; all of its parts have.
+    """
+    if manifest.digest:
+        right = digest_of_file(handle, manifest.size) == manifest.digest
+        return manifest.digest if right else None
+
+    def fill(view: memoryview, at: int) -> int:
+        return os.preadv(handle, [view], at)
+
+    if os.fstat(handle).st_size != manifest.size:
+        return None
+    return digest_of_parts(manifest, fill, session.store.lend, session.plugins)

@@ -47,6 +47,12 @@ def _lines(version: Version) -> list[str] | None:
 
 
 def describe(source: Source) -> dict[str, str] | None:
+    """The data of one file that are no tensors, for people: name -> the begin of its text."""
+    found = texts(source)
+    return None if found is None else {name: text[:_LONG] for name, text in found.items()}
+
+
+def texts(source: Source) -> dict[str, str] | None:
     """The data of one file that are no tensors: name -> text, or None where that is not known."""
     plain = source.skeleton()
     manifest = source.manifest
@@ -63,6 +69,6 @@ def describe(source: Source) -> dict[str, str] | None:
         else:
             segments = skeletons.ordered_segments(manifest, skeleton.order)
             items = told(SkeletonReader(skeleton, [segment.size for segment in segments]))
-        return {name: text[:_LONG] for name, text in items}
+        return dict(items)
     except ThetaError:
         return None

@@ -26,10 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an object or a chunk cannot be had: `kind` is missing, corrupt or plug-in."""
+    """Why an object or a chunk cannot be had: `kind` is missing, corrupt, plug-in or remote."""
 
     kind: str
     message: str
+    object: str | None = None
 
 
 @dataclass
@@ -93,16 +94,16 @@ def _object(
 ) -> Failure | None:
     path = session.store.find(oid)
     if path is None:
-        return Failure("missing", f"object {oid[:16]} is not here")
+        return Failure("missing", f"object {oid[:16]} is not here", oid)
     try:
         found = _sha256(path, advance)
         length = path.stat().st_size
     except OSError as error:
-        return Failure("corrupt", f"object {oid[:16]} cannot be read: {error.strerror}")
+        return Failure("corrupt", f"object {oid[:16]} cannot be read: {error.strerror}", oid)
     if found != oid:
-        return Failure("corrupt", f"object {oid[:16]} is damaged ({path})")
+        return Failure("corrupt", f"object {oid[:16]} is damaged ({path})", oid)
     if length != size:
-        return Failure("corrupt", f"a manifest says that object {oid[:16]} has {size} bytes")
+        return Failure("corrupt", f"a manifest says that object {oid[:16]} has {size} bytes", oid)
     return None
 
 

@@ -195,7 +195,7 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
     threads = session.settings.threads
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not write_by_patching(session, pending.entry.path, manifest, target, advance):
+        if not write_by_patching(session, pending.entry.path, pending.text, target, advance):
             pieces = rebuild(
                 manifest,
                 session.store.lend,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from git_theta.commands.session import Session
-from git_theta.core.chain import Bytes, decode_chunk
+from git_theta.core.chain import Bytes, decode_chunk, links_of
 from git_theta.core.manifest import Chunk, Manifest, Place, Segment
 from git_theta.repo.remotes import resolve_missing
 
 _KEPT = 4
+
+
+class _Held(threading.local):
+    """What one thread has read, by digest."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[str, Bytes] = {}
 
 
 class Source:
@@ -29,6 +36,7 @@ class Source:
                 self.chunks.setdefault(chunk.digest, chunk)
         self._guard = threading.Lock()
         self._recent: OrderedDict[str, Bytes] = OrderedDict()
+        self._held = _Held()
         self.read = 0
 
     def add(self, chunks: Iterable[Chunk], sizes: Mapping[str, int]) -> None:
@@ -98,6 +106,56 @@ class Source:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
+    def aligned(
+        self, segments: Sequence[Segment | None], start: int, stop: int
+    ) -> list[Bytes | None]:
+        """The same range of several versions of a tensor; what they all stand on is read once.
+
+        The chunks are `held` for this thread until it asks for others, or lets them go.
+        """
+        self._held.chunks = {}
+        found = [_whole_chunks(s, start, stop) for s in segments if s is not None]
+        rows = _rows(found)
+        if rows is None:
+            return [None if s is None else self.range(s, start, stop) for s in segments]
+        outs = [None if s is None else np.empty(stop - start, np.uint8) for s in segments]
+        room = [out for out in outs if out is not None]
+        for row in rows:
+            low, high = row[0][0] - start, row[0][0] - start + row[0][1].size
+            self._read_row([chunk for _, chunk in row], [out[low:high] for out in room])
+        return outs
+
+    def _read_row(self, row: Sequence[Chunk], outs: Sequence[Bytes]) -> None:
+        """Decode chunks that lie at the same place in several versions."""
+        chains = [links_of(chunk, self.chunks) for chunk in row]
+        seen = Counter(link.digest for chain in chains for link in chain)
+        own, at_hand = self._held.chunks, dict[str, Bytes]()
+        read, updates = self._session.store.lend, self._session.plugins.updates
+        for chain, out in zip(chains, outs, strict=True):
+            chunk = chain[0]
+            if chunk.digest in own:
+                out[:] = own[chunk.digest]
+                continue
+            shared = next((link for link in chain[1:] if seen[link.digest] > 1), None)
+            if shared is not None and shared.digest not in at_hand:
+                at_hand[shared.digest] = decode_chunk(shared, read, updates, self.chunks)
+            decode_chunk(chunk, read, updates, self.chunks, out, at_hand)
+            own[chunk.digest] = at_hand[chunk.digest] = out
+            with self._guard:
+                self.read += chunk.size
+
+    def held(self, digest: str) -> Bytes | None:
+        """The bytes of a chunk that this thread has just read with others; not to be changed."""
+        return self._held.chunks.get(digest)
+
+    def let_go(self) -> None:
+        """Hold nothing for this thread any more."""
+        self._held.chunks = {}
+
+    def chunk(self, chunk: Chunk) -> Bytes:
+        """The plain bytes of one chunk."""
+        return self._decoded(chunk)
+
     def whole(self, segment: Segment) -> Bytes:
         """All plain bytes of a segment."""
         return self.range(segment, 0, segment.size)
@@ -112,7 +170,7 @@ class Source:
                 return self._recent[chunk.digest]
             self.read += chunk.size
         store, plugins = self._session.store, self._session.plugins
-        return decode_chunk(chunk, store.read, plugins.updates, self.chunks)
+        return decode_chunk(chunk, store.lend, plugins.updates, self.chunks)
 
     def _kept(self, chunk: Chunk) -> Bytes:
         """A chunk of which more will be asked soon."""
@@ -123,3 +181,27 @@ class Source:
             while len(self._recent) > _KEPT:
                 self._recent.popitem(last=False)
         return plain
+
+
+def _whole_chunks(segment: Segment, start: int, stop: int) -> list[tuple[int, Chunk]] | None:
+    """Where each chunk of a range begins, and the chunk; None where the range cuts one."""
+    found, at = [], 0
+    for chunk in segment.chunks:
+        end = at + chunk.size
+        if at < stop and end > start:
+            if at < start or end > stop:
+                return None
+            found.append((at, chunk))
+        at = end
+    return found
+
+
+def _rows(
+    found: Sequence[list[tuple[int, Chunk]] | None],
+) -> list[tuple[tuple[int, Chunk], ...]] | None:
+    """Chunks at the same places side by side; None where versions are cut differently."""
+    whole = [each for each in found if each]
+    if not whole or len(whole) < len(found):
+        return None
+    shapes = {tuple((at, chunk.size) for at, chunk in each) for each in whole}
+    return list(zip(*whole, strict=True)) if len(shapes) == 1 else None

@@ -11,6 +11,9 @@ from git_theta.commands.strategies import parameters_of
 from git_theta.core.recipe import Instructions, instructions_from
 from git_theta.errors import UsageError
 
+# YAML is read slowly, and nobody writes as much by hand.
+MAX_SIZE = 128 << 10
+
 
 def read_recipe(path: Path) -> Instructions | Explicit:
     """Instructions from a file; those of mergekit name their models.
@@ -23,7 +26,7 @@ def read_recipe(path: Path) -> Instructions | Explicit:
         if is_mergekit(raw):
             return from_mergekit(raw, parameters_of)
         return instructions_from(_spelled_out(raw))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is no recipe: {error!r}") from error
 
 
@@ -53,11 +56,17 @@ def read_file(path: Path) -> Any:
         UsageError: it cannot be read.
     """
     try:
-        text = path.read_text()
+        if path.stat().st_size > MAX_SIZE:
+            raise UsageError(f"{path} has more than {MAX_SIZE} bytes: this is no recipe")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no text in UTF-8") from error
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deep") from error
     except ValueError:
         return _yaml(path, text)
 
@@ -71,5 +80,7 @@ def _yaml(path: Path, text: str) -> Any:
         ) from error
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deep") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise UsageError(f"{path} is no YAML: {error}") from error

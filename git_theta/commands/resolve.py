@@ -17,7 +17,7 @@ from git_theta.commands.session import Session
 from git_theta.commands.terminal import note
 from git_theta.commands.versions import side
 from git_theta.core.recipe import Instructions
-from git_theta.errors import NotTrackedError
+from git_theta.errors import NotTrackedError, shell_word
 from git_theta.repo.gitrepo import StagedEntry
 
 _HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
@@ -53,7 +53,8 @@ def _resolve(session: Session, path: str, instructions: Instructions) -> int:
     theirs = _side(session, stages.get(THEIRS), "theirs", _their_head(session))
     if ours is None or theirs is None:
         raise NotTrackedError(
-            f"{path} was deleted on one side", hint=f"git add {path}, or git rm {path}"
+            f"{path} was deleted on one side",
+            hint=f"git add -- {shell_word(path)}, or git rm -- {shell_word(path)}",
         )
     outcome = merge_manifests(session, base, [ours, theirs], instructions)
     if outcome.text is None:

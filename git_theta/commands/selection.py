@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from git_theta.commands.options import path_from_top, standing_directory
-from git_theta.errors import NotTrackedError, RefusedError, UsageError
+from git_theta.errors import NotTrackedError, RefusedError, UsageError, shell_word
 from git_theta.repo.gitrepo import GitError, Repo, run_git
 
 
@@ -34,11 +34,11 @@ def _one(repo: Repo, word: str) -> str:
     path = path_from_top(repo, word)
     full = repo.cwd / path
     if not _listed(repo, f":(top,literal){path}"):
-        raise NotTrackedError(f"{word} is ignored", hint=f"git add -f -- {word}")
+        raise NotTrackedError(f"{word} is ignored", hint=f"git add -f -- {shell_word(word)}")
     if not _kept(repo, [path]):
         raise NotTrackedError(
             f"{word} is not kept by git-theta",
-            hint=f"git theta track '*{full.suffix or full.name}'",
+            hint=f"git theta track {shell_word('*' + (full.suffix or full.name))}",
         )
     if not stat.S_ISREG(full.lstat().st_mode):
         raise RefusedError(f"{word} is not a regular file")

@@ -10,6 +10,7 @@ from typing import Any
 
 from git_theta import registry
 from git_theta.commands.terminal import printable
+from git_theta.core import limits
 from git_theta.core.checkpoint import Plugins
 from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.borrowers import sign
@@ -26,6 +27,11 @@ class Session:
     def __init__(self, repo: Repo | None = None) -> None:
         self.repo = Repo.find() if repo is None else repo
         self._hooks_seen = False
+        # What Git had restored that is in no tree yet: it is making it in this very command, and
+        # some of its merges have the file cleaned at once and give up where that differs.
+        # By path: the digest of the file that was written, and its manifest.
+        self.given: dict[str, tuple[str, bytes]] = {}
+        limits.enforce(lambda: self.settings.limits)
 
     @cached_property
     def settings(self) -> Settings:

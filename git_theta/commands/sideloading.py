@@ -31,6 +31,7 @@ from git_theta.errors import (
     NotTrackedError,
     RefusedError,
     UsageError,
+    shell_word,
 )
 from git_theta.repo.streams import CountedStream, FileReader, FileStream, open_regular
 from git_theta.repo.tracked import is_left_as_manifest
@@ -71,15 +72,18 @@ def base_of(session: Session, path: str) -> Manifest:
     base = stored_version(session.repo, path)
     if base is None:
         raise NotTrackedError(
-            f"{path} has no version yet that an update could be of", hint=f"git add -- {path}"
+            f"{path} has no version yet that an update could be of",
+            hint=f"git add -- {shell_word(path)}",
         )
     if is_left_as_manifest(session.path(path)):
-        raise RefusedError(f"{path} is still a manifest", hint=f"git theta pull {path}")
+        raise RefusedError(
+            f"{path} is still a manifest", hint=f"git theta pull -- {shell_word(path)}"
+        )
     missing = session.store.lacking(base.objects)
     if missing:
         raise MissingError(
             f"{len(missing)} objects of {path} are not here, which the update needs as its base",
-            hint=f"git theta fetch, or git theta add --force {path}",
+            hint=f"git theta fetch, or git theta add --force -- {shell_word(path)}",
         )
     return base
 
@@ -95,7 +99,7 @@ def _settle(session: Session, path: str, base: Manifest, *, force: bool) -> None
     if not force:
         raise RefusedError(
             f"{path} is modified: an update is of what is staged",
-            hint=f"git add -- {path}, or add --force",
+            hint=f"git add -- {shell_word(path)}, or add --force",
         )
     stage(session.repo, [add_file(session, path, lambda _: None)])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.merging import Step
@@ -25,11 +27,27 @@ class Side:
     statistics: Mapping[str, Manifest] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a merge besides a manifest.
+
+    `draft` is where the file itself is to be written, if most of a large one is computed;
+    `evaluation` is what the recipe is to say of how its parameters were chosen.
+    """
+
+    draft: Path | None = None
+    evaluation: Mapping[str, Any] | None = None
+
+
+NOTHING_ELSE = Wanted()
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """What came of a merge. With conflicts there is no `text`.
 
     `read` counts plain bytes that were decoded, `stored` bytes that were added to the store.
+    `draft` is the merged file itself, where it was asked for and made.
     """
 
     steps: list[Step]
@@ -40,3 +58,4 @@ class Outcome:
     recipe: Recipe | None = None
     read: int = 0
     stored: int = 0
+    draft: Path | None = None

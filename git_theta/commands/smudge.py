@@ -53,6 +53,8 @@ class Smudger:
         text = content.head(MAX_MANIFEST + 1)
         content.drain()
         self.session.ensure_hooks(storing=False)
+        if "blob" not in asked:
+            self.session.given[path] = ("", text)
         try:
             manifest = parse(text)
         except NewerManifestError as error:
@@ -130,7 +132,7 @@ class Smudger:
                 self.session.store.lend,
                 self.session.plugins,
                 threads=settings.threads,
-                learned=lambda digest: self.session.catalog.keep_manifest(digest, text),
+                learned=lambda digest: self._learned(path, digest, text),
             )
             first = next(pieces, None)
         except PluginError as error:
@@ -148,8 +150,14 @@ class Smudger:
         with progress(manifest.size, f"restoring {path}") as advance:
             yield from counted(pieces, advance)
         if manifest.digest:
-            self.session.catalog.keep_manifest(manifest.digest, text)
+            self._learned(path, manifest.digest, text)
         self.session.catalog.keep_proven(proofs(manifest))
+
+    def _learned(self, path: str, digest: str, text: bytes) -> None:
+        """Remember what manifest a file has whose digest is known now."""
+        self.session.catalog.keep_manifest(digest, text)
+        if path in self.session.given:
+            self.session.given[path] = (digest, text)
 
 
 def _blocks(handle: int) -> Iterator[memoryview]:

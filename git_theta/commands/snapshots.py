@@ -13,7 +13,7 @@ from git_theta.commands.session import Session
 from git_theta.core.checkpoint import read_segment
 from git_theta.core.manifest import Manifest, Tensor
 from git_theta.core.merging import FLOATS
-from git_theta.errors import MergeError, NotTrackedError, UsageError
+from git_theta.errors import MergeError, NotTrackedError, UsageError, shell_word
 from git_theta.repo.remotes import resolve_missing
 from git_theta.repo.tracked import manifest_text, parse_at
 
@@ -72,7 +72,8 @@ def snapshots(session: Session, commits: str, path: str) -> list[Snapshot]:
             found.append(Snapshot(commit, text, parse_at(path, text)))
     if not found:
         raise NotTrackedError(
-            f"no commit in {commits} changed {path}", hint=f"git log --oneline {commits} -- {path}"
+            f"no commit in {commits} changed {path}",
+            hint=f"git log --oneline {shell_word(commits)} -- {shell_word(path)}",
         )
     return found
 

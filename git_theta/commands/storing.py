@@ -20,13 +20,13 @@ from git_theta.core.compact import moved, places, wasteful, with_objects
 from git_theta.core.feeds import Feed
 from git_theta.core.identity import same_content
 from git_theta.core.layout import TensorView
-from git_theta.core.manifest import Chunk, Manifest, dump, parse
+from git_theta.core.manifest import Chunk, Manifest, check_limits, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.objects import PackWriter, Spot
-from git_theta.repo.reuse import MAX_MANIFEST, Candidates, Reuse
+from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
@@ -56,11 +56,19 @@ class Storing:
     """Stores one file.
 
     What was `asked` for is stored that way, even if a manifest of this content is known; with
-    `force` no record is used again either.
+    `force` no record is used again either. `before` is given for a version out of history: then
+    the index and HEAD do not count, and the work-tree file is not looked at.
     """
 
     def __init__(
-        self, session: Session, path: str, choice: Choice, *, asked: bool, force: bool
+        self,
+        session: Session,
+        path: str,
+        choice: Choice,
+        *,
+        asked: bool,
+        force: bool,
+        before: Before | None = None,
     ) -> None:
         self.session = session
         self.path = path
@@ -68,7 +76,8 @@ class Storing:
         self._asked = asked or force
         self._force = force
         self._kinds = choice.kinds if asked else None
-        self._candidates = Candidates(session.repo)
+        self._is_new = before is None
+        self._candidates: Before = Candidates(session.repo) if before is None else before
         self._reuse = Reuse(
             self._candidates, session.store, session.catalog, session.plugins.updates
         )
@@ -128,11 +137,13 @@ class Storing:
                 summaries.abandon()
                 return answer
             session.ensure_hooks(storing=True)
-            look_at(session, self.path, cleaner.size)
+            if self._is_new:
+                look_at(session, self.path, cleaner.size)
             if feed.truncated:
                 say(self.path, f"cut short for a {name} file, stored as opaque chunks")
                 name, views = OPAQUE, ()
             manifest = cleaner.manifest(name, views)
+            check_limits(manifest)
             answer = None if self._asked else self._same_content(manifest)
             if answer is not None:
                 return answer
@@ -206,18 +217,27 @@ class Storing:
     def _known_answer(self, cleaner: Cleaner[Spot]) -> bytes | None:
         """The manifest that this very content had before, so that a clean tree stays clean."""
         session = self.session
+        digest, given = session.given.get(self.path, ("", b""))
+        if digest == cleaner.digest:
+            return given
         for text, manifest in self._before:
             if manifest.digest == cleaner.digest and manifest.size == cleaner.size:
                 return text
-        kept = session.catalog.manifest(cleaner.digest)
+        return self._remembered(cleaner.digest)
+
+    def _remembered(self, digest: str) -> bytes | None:
+        """The manifest that the catalog has for a file, if it may be named here."""
+        session = self.session
+        kept = session.catalog.manifest(digest)
         if kept is None:
             return None
         try:
             manifest = parse(kept.manifest)
         except ThetaError:
             return None
-        if not self._reuse.may_name(manifest):
-            return None
+        merged = self._same_content(manifest)
+        if merged is not None or not self._reuse.may_name(manifest):
+            return merged
         for oid in manifest.objects:
             session.store.freshen(oid)
         session.catalog.claim(manifest.objects, blob_id(session.repo, kept.manifest))

@@ -14,6 +14,7 @@ from git_theta.core.recipe import Instructions, Rule
 from git_theta.core.strategy import Needs
 from git_theta.errors import UsageError
 
+_COMMA = re.compile(r",(?![^\[\]{}]*[\]}])")
 _NUMBER = re.compile(r"(?:^|[._/])(\d+)(?=[._/])")
 
 
@@ -193,10 +194,20 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UsageError(f"{text!r} is no setting", hint="write --set density=0.2")
+    return key, parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value as JSON, or the text as it is where it is none."""
     try:
-        return key, json.loads(value)
+        return json.loads(text)
     except ValueError:
-        return key, value
+        return text
+
+
+def split_values(text: str) -> list[str]:
+    """What commas separate, but those in lists and objects."""
+    return [part for part in _COMMA.split(text) if part]
 
 
 def rule(strategy: str, settings: Mapping[str, Any], pattern: str = "*") -> Rule:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+from typing_extensions import override
 
 from git_theta.commands.direct import hint_after
 from git_theta.commands.options import standing_directory
@@ -41,22 +42,26 @@ def _looks(oid: str, target: Path) -> _Looks:
     return _Looks(oid, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-_TAKES_ANY = {"ignore_unknown_options": True, "allow_extra_args": True}
+class _Verbatim(click.Command):
+    """A command that hands on its words as they stand, `--` and all."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] in (["-h"], ["--help"]):
+            return super().parse_args(ctx, args)
+        ctx.params["words"] = tuple(args)
+        return []
 
 
 def _verb(name: str, told: str) -> click.Command:
-    def run(words: tuple[str, ...], *, quiet: bool) -> int:
-        return _run(name, [*(["-q"] if quiet else []), *words])
+    def run(words: tuple[str, ...]) -> int:
+        return _run(name, words)
 
-    return click.Command(
+    return _Verbatim(
         name,
         callback=run,
         help=told,
-        context_settings=_TAKES_ANY,
-        params=[
-            click.Option(["-q", "--quiet"], is_flag=True, help="As for Git."),
-            click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]..."),
-        ],
+        params=[click.Argument(["words"], nargs=-1, metavar="[ARGUMENT]...")],
     )
 
 

@@ -74,19 +74,23 @@ class OpenFile:
         return to_integer(self.read(name), self.views[name].dtype)
 
 
+def views_of(manifest: Manifest) -> Mapping[str, TensorView]:
+    """How each tensor lies in its own segment."""
+    return {
+        name: TensorView(
+            name=name, dtype=t.dtype, shape=t.shape, segment=0, offset=t.offset, strides=t.strides
+        )
+        for name, t in manifest.tensors.items()
+    }
+
+
 class StoredFile:
     """A checkpoint that a manifest stands for, read tensor by tensor."""
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self._session = session
         self._manifest = manifest
-        self.views: Mapping[str, TensorView] = {
-            name: TensorView(
-                name=name, dtype=t.dtype, shape=t.shape, segment=0, offset=t.offset,
-                strides=t.strides,
-            )
-            for name, t in manifest.tensors.items()
-        }  # fmt: skip
+        self.views = views_of(manifest)
 
     def read(self, name: str) -> Bytes:
         """The bytes of a tensor, its elements in C order."""
@@ -101,7 +105,7 @@ class StoredFile:
         return t.segment.digest, t.dtype, t.shape, t.offset, t.strides
 
 
-def gathered(view: TensorView, segment: bytes) -> Bytes:
+def gathered(view: TensorView, segment: bytes | Bytes) -> Bytes:
     """The elements of a view, in C order, out of the bytes of its segment.
 
     Raises:

@@ -125,7 +125,13 @@ def _compared(merged: Merged, outcome: Outcome) -> dict[str, Any]:
         if threeway.identity(one.get(name)) != threeway.identity(other.get(name))
     )
     same = identity(merged.manifest) == identity(outcome.manifest)
-    return {"path": merged.path, "same": same, "tensors": len(one), "differing": differing}
+    return {
+        "path": merged.path,
+        "same": same,
+        "tensors": len(one),
+        "differing": differing,
+        "recipe": merged.recipe.plain(),
+    }
 
 
 def _input(session: Session, wanted: Input, commits: list[str], path: str) -> Side:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 Read = Callable[[Place], Buffer]
 
 MAX_LINKS = 64
+_NOTHING: Mapping[str, Bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +144,22 @@ def decode_chunk(
     updates: Updates,
     chunks: Mapping[str, Chunk],
     out: Bytes | None = None,
+    held: Mapping[str, Bytes] = _NOTHING,
 ) -> Bytes:
     """Read a chunk and the bases it needs, and prove it by its digest.
 
-    `chunks` finds bases by digest. `out` (of the chunk's size) is filled where given. What `read`
-    gives need be valid only until it is called again.
+    `chunks` finds bases by digest, `held` those whose bytes are at hand. `out` (of the chunk's
+    size) is filled where given. What `read` gives need be valid only until it is called again.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
     plain = np.empty(chunk.size, np.uint8) if out is None else out
-    base: Bytes | None = None
-    for number, link in enumerate(reversed(links_of(chunk, chunks))):
+    links = links_of(chunk, chunks)
+    start = next((n for n, link in enumerate(links) if n and link.digest in held), len(links))
+    base = held[links[start].digest] if start < len(links) else None
+    for number, link in enumerate(reversed(links[:start])):
         target = plain if link is chunk else scratch.take(f"link {number % 2}", link.size)
         _decode_link(link, read(link.at), updates, base, target)
         base = target

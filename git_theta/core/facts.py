@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,20 +34,22 @@ class ChunkPair(NamedTuple):
 
 def estimate(pairs: Sequence[ChunkPair], updates: Mapping[str, Mapping[str, Any]]) -> Facts:
     """Facts from summaries alone; distances are estimates, counts and norms are exact."""
-    count = sum(pair.values for pair in pairs)
-    changed = [pair for pair in pairs if not pair.same]
     old = _total([pair.old for pair in pairs])
     new = _total([pair.new for pair in pairs])
+    count = 0
     square = 0.0
     fourth = 0.0
     known = True
-    for pair in changed:
+    for pair in pairs:
+        count += pair.values
+        if pair.same or not known:
+            continue
         distance = None
         if pair.old is not None and pair.new is not None:
             distance = pair.old.distance(pair.new)
         if distance is None or not math.isfinite(distance):
             known = False
-            break
+            continue
         square += distance * distance
         fourth += distance**4
     # Errors of chunks are independent, so that of their sum is smaller than that of each.
@@ -244,6 +247,7 @@ def _flips(old: Numbers, new: Numbers) -> int:
     return int(np.count_nonzero(turned))
 
 
+@cache
 def measurable(dtype: str) -> bool:
     """Whether values of a dtype can be read as numbers, one after the other."""
     known = DTYPES.get(dtype)

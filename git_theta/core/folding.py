@@ -68,8 +68,11 @@ def fold(
     Items can be joined where `alike` gives the same for all, and the largest `size` is at most
     twice the smallest.
     """
+    given = tuple(items)
+    if len(given) == 1:
+        return [Folded(name(given[0]), given)]
     entries = []
-    for item in items:
+    for item in given:
         parts = tuple(_CUT.split(name(item)))
         numbered = tuple(map(_is_number, parts))
         entries.append(_Entry(parts, numbered, (item,), *_ends(size(item))))
@@ -77,6 +80,35 @@ def fold(
     for place in range(deepest - 1, -1, -1):
         entries = _fold_at(entries, place, alike)
     return [Folded("".join(entry.parts), entry.items) for entry in entries]
+
+
+def renamed_like(old: str, new: str) -> Hashable:
+    """What must be the same for renamed tensors to share a line: the old name but its numbers.
+
+    Only where both names have the same numbers; else a rename is like no other.
+    """
+    parts = _CUT.split(old)
+    if _numbers(parts) != _numbers(_CUT.split(new)):
+        return old
+    return tuple(None if _is_number(part) else part for part in parts)
+
+
+def joined_old_name(joined: str, old: str, new: str) -> str:
+    """The old names of renamed tensors that share a line, written as one, as their new names are.
+
+    `old` and `new` are the names of one of them.
+    """
+    parts, places = _CUT.split(old), _CUT.split(new)
+    if joined == new or _numbers(parts) != _numbers(places):
+        return old
+    ranges = iter(
+        text for text, part in zip(_CUT.split(joined), places, strict=True) if _is_number(part)
+    )
+    return "".join(next(ranges) if _is_number(part) else part for part in parts)
+
+
+def _numbers(parts: Sequence[str]) -> list[str]:
+    return [part for part in parts if _is_number(part)]
 
 
 def _is_number(part: str) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from git_theta.core.changes import what_became
-from git_theta.core.manifest import PREFIX, Place, is_manifest
+from git_theta.core.changes import RENAMED, renames, what_became
+from git_theta.core.manifest import PREFIX, Place, is_manifest, is_oid
 from git_theta.errors import ManifestError
 
 _OBJECTS, _TENSORS = b'\n"objects": {\n', b'\n},\n"tensors": {\n'
@@ -45,16 +45,33 @@ class Identity:
 class Step:
     """What one manifest did to another: tensor -> kind of change; bytes of objects it brought.
 
-    `summaries` are where the summaries of the changed chunks lie, before and after.
+    `renamed` maps new names to old ones. `summaries` are where the summaries of the changed chunks
+    lie, before and after; `sizes` are those of the objects that hold them.
     """
 
     changes: dict[str, str]
+    renamed: dict[str, str]
     stored: int
     summaries: tuple[tuple[Place, Place], ...]
+    sizes: dict[str, int]
 
 
 def read_lines(text: bytes) -> Lines:
     """Cut a manifest into its lines.
+
+    Raises:
+        ManifestError: the text is no manifest, or not laid out like one.
+    """
+    start, (first, end) = text.find(_OBJECTS), tensor_section(text)
+    merged = text.find(_RECIPE, 0, start) >= 0
+    if first == end:
+        return Lines(frozenset(), frozenset(), merged)
+    objects = text[start + len(_OBJECTS) : first - len(_TENSORS)]
+    return Lines(frozenset(cut(text[first:end])), frozenset(cut(objects)), merged)
+
+
+def tensor_section(text: bytes) -> tuple[int, int]:
+    """Where the lines of the tensors begin and end; nowhere where there are none.
 
     Raises:
         ManifestError: the text is no manifest, or not laid out like one.
@@ -66,15 +83,13 @@ def read_lines(text: bytes) -> Lines:
     if middle < 0 or middle > end:
         if text.find(_EMPTY, start) < 0:
             raise ManifestError("the manifest is not laid out as one")
-        return Lines(frozenset(), frozenset(), _RECIPE in text[:start])
-    objects = text[start + len(_OBJECTS) : middle]
-    tensors = text[middle + len(_TENSORS) : end]
-    return Lines(_cut(tensors), _cut(objects), _RECIPE in text[:start])
+        return end, end
+    return middle + len(_TENSORS), end
 
 
-def _cut(section: bytes) -> frozenset[bytes]:
+def cut(section: bytes) -> list[bytes]:
     """Lines without the commas between them."""
-    return frozenset(section.split(b",\n"))
+    return section.split(b",\n")
 
 
 def tensors_of(lines: Iterable[bytes]) -> dict[str, Identity]:
@@ -99,10 +114,24 @@ def _identity(entry: dict[str, Any]) -> Identity:
     return Identity(str(entry["dtype"]), tuple(entry["shape"]), digest, view, summaries)
 
 
-def names_changed(old: Lines, new: Lines) -> set[str]:
-    """The tensors of the new manifest that are not the same in the old one."""
+def origins(old: Lines, new: Lines) -> dict[str, str | None]:
+    """The names of the new manifest that are not the same tensor in the old one.
+
+    Each with the name that the same tensor had there, or None where there is no such tensor.
+    """
     before, after = tensors_of(old.tensors - new.tensors), tensors_of(new.tensors - old.tensors)
-    return {name for name, found in after.items() if before.get(name) != found}
+    former = _renames(before, after)
+    return {n: former.get(n) for n, found in after.items() if before.get(n) != found}
+
+
+def _renames(before: dict[str, Identity], after: dict[str, Identity]) -> dict[str, str]:
+    gone = {name: tensor for name, tensor in before.items() if name not in after}
+    come = {name: tensor for name, tensor in after.items() if name not in before}
+    return renames(gone, come, _itself)
+
+
+def _itself(tensor: Identity) -> Identity:
+    return tensor
 
 
 def step(old: Lines | None, new: Lines | None, *, summaries: bool = False) -> Step:
@@ -112,16 +141,23 @@ def step(old: Lines | None, new: Lines | None, *, summaries: bool = False) -> St
     """
     lines = [side.tensors if side is not None else frozenset() for side in (old, new)]
     before, after = tensors_of(lines[0] - lines[1]), tensors_of(lines[1] - lines[0])
+    former = _renames(before, after)
+    moved = set(former.values())
     changes = {}
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
-        if one != other:
-            changes[name] = what_became(one, other)
+        if one != other and name not in moved:
+            changes[name] = RENAMED if name in former else what_became(one, other)
     brought = set(new.objects if new else ()) - set(old.objects if old else ())
+    places = _summaries(old, new, before, after) if summaries and old and new else ()
+    named = {place.oid for pair in places for place in pair}
+    lines_of = (old.objects | new.objects) if named and old and new else ()
     return Step(
         changes=changes,
+        renamed=former,
         stored=sum(_size(line) for line in brought),
-        summaries=_summaries(old, new, before, after) if summaries and old and new else (),
+        summaries=places,
+        sizes={oid: _size(line) for line in lines_of if (oid := _oid(line)) in named},
     )
 
 
@@ -130,7 +166,8 @@ def _summaries(
 ) -> tuple[tuple[Place, Place], ...]:
     """Where to find what tells how far the tensors moved that both sides have."""
     found: list[tuple[Place, Place]] = []
-    oids = {_oid(line)[:PREFIX]: _oid(line) for line in old.objects | new.objects}
+    named = (_oid(line) for line in old.objects | new.objects)
+    oids = {oid[:PREFIX]: oid for oid in named if is_oid(oid)}
     for name, one in before.items():
         other = after.get(name)
         if other is None or one == other or len(one.summaries) != len(other.summaries):
@@ -143,7 +180,7 @@ def _summaries(
 
 
 def _oid(line: bytes) -> str:
-    return line[1 : line.find(b'"', 1)].decode()
+    return line[1 : line.find(b'"', 1)].decode(errors="replace")
 
 
 def _place(text: str, oids: dict[str, str]) -> Place | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from git_theta.core import limits
 from git_theta.core.dtypes import nbytes
 from git_theta.errors import ManifestError, NewerManifestError
 
@@ -27,6 +28,9 @@ PREFIX = 16
 CHUNK = 32 << 20
 MAX_CHUNK = 64 << 20
 MAX_TEXT = 256 << 20
+# A chunk stored as it is, and its header.
+MAX_RECORD = MAX_CHUNK + (16 << 20)
+MAX_RECIPE = 16 << 20
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z")
@@ -86,7 +90,7 @@ class Tensor(NamedTuple):
 
     def same_as(self, other: Tensor) -> bool:
         """Equality of tensors: dtype, shape, view and bytes; never where they are stored."""
-        return (
+        return self is other or (
             self.segment.digest == other.segment.digest
             and self.dtype == other.dtype
             and self.shape == other.shape
@@ -131,6 +135,11 @@ class Manifest:
         for segment in self.all_segments():
             yield from segment.chunks
         yield from self.bases.values()
+
+
+def is_oid(name: str) -> bool:
+    """Say whether this can be the name of an object: 64 hexadecimal digits, and so no path."""
+    return _HEX64.match(name) is not None
 
 
 def is_manifest(head: bytes) -> bool:
@@ -297,17 +306,21 @@ class _Reader:
             plugins={str(key): str(value) for key, value in raw["plugins"].items()},
             recipe=recipe,
         )
+        check_limits(found)
         return _resolve_bases(found)
 
     def place(self, text: str) -> Place:
         match = _PLACE.match(text)
-        oid = self.by_prefix.get(match[1]) if match else None
-        if match is None or oid is None:
+        prefix, start, length = match.groups() if match else ("", "0", "0")
+        oid = self.by_prefix.get(prefix)
+        if oid is None:
             raise ManifestError(f"the manifest names no such object: {text!r}")
-        place = Place(oid, int(match[2]), int(match[3]))
-        if place.offset + place.size > self.objects[oid]:
+        offset, size = int(start), int(length)
+        if offset + size > self.objects[oid]:
             raise ManifestError(f"{text!r} lies outside its object")
-        return place
+        if size > MAX_RECORD:
+            raise ManifestError(f"{text!r} is too large for a record")
+        return Place(oid, offset, size)
 
     def chunk(self, entry: dict[str, Any], digest: str, size: int | None = None) -> Chunk:
         kind = entry["kind"]
@@ -345,6 +358,28 @@ class _Reader:
         return Tensor(dtype, shape, segment, shared, offset, strides)
 
 
+def check_limits(manifest: Manifest) -> None:
+    """Refuse a file that asks for more than a file may.
+
+    Raises:
+        ManifestError: it does; the message names the key of the limit.
+    """
+    most = limits.current()
+    recipe = 0 if manifest.recipe is None else manifest.recipe.size
+    for what, number, name in (
+        ("the file has {:,} bytes", manifest.size, "size"),
+        ("the file has {:,} tensors", len(manifest.tensors), "tensors"),
+        ("{:,} bytes of the file are in no tensor", manifest.skeleton.size, "skeleton"),
+    ):
+        if number > getattr(most, name):
+            raise ManifestError(
+                f"{what.format(number)}; {most.told(name)}",
+                hint=f"git config {most.KEYS[name]} {number}, if you trust who wrote it",
+            )
+    if recipe > MAX_RECIPE:
+        raise ManifestError(f"the recipe has {recipe:,} bytes, more than {MAX_RECIPE:,}")
+
+
 def _objects(raw: dict[str, Any]) -> dict[str, int]:
     return {_digest(oid): _natural(size) for oid, size in raw.items()}
 
@@ -369,9 +404,9 @@ def _name(value: object) -> str:
 
 def _resolve_bases(manifest: Manifest) -> Manifest:
     """Replace prefixes of base digests by the digests; refuse a chain that bites its tail."""
-    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
-    if all(chunk.base is None for chunk in chunks.values()):
+    if all(chunk.base is None for chunk in manifest.all_chunks()):
         return manifest
+    chunks = {chunk.digest: chunk for chunk in manifest.all_chunks()}
     full = {digest[:PREFIX]: digest for digest in chunks}
 
     def chunk_in(chunk: Chunk) -> Chunk:

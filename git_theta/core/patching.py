@@ -8,14 +8,15 @@ says is not known here: whoever patches it has to check the digest of the whole 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from blake3 import blake3
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, decode_chunk
+from git_theta.core.chain import Bytes, Read, decode_chunk, digest_of
 from git_theta.core.checkpoint import Part, Plugins, by_digest, file_parts, read_segment
 from git_theta.core.manifest import Chunk, Manifest
 
@@ -45,6 +46,41 @@ def patches(
     there = {(at, part.size): _content(part) for at, part in before}
     changed = [(at, part) for at, part in after if there.get((at, part.size)) != _content(part)]
     return _decoded(changed, new, read, plugins, threads)
+
+
+def digest_of_parts(
+    manifest: Manifest, fill: Callable[[memoryview, int], int], read: Read, plugins: Plugins
+) -> str | None:
+    """The digest of a file all of whose parts are what the manifest says, else None.
+
+    `fill` reads the file: into a buffer, from an offset; it gives the number of bytes.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        MissingError: an object is not here.
+    """
+    parts = _laid_out(manifest, read, plugins)
+    if parts is None:
+        return None
+    whole = blake3()
+    buffer = bytearray(max((part.size for _, part in parts), default=0))
+    with ThreadPoolExecutor(1) as pool:
+        for at, part in parts:
+            view = memoryview(buffer)[: part.size]
+            if fill(view, at) != part.size:
+                return None
+            digesting = pool.submit(whole.update, view)
+            right = _is(part, view)
+            digesting.result()
+            if not right:
+                return None
+    return whole.hexdigest()
+
+
+def _is(part: Part, view: memoryview) -> bool:
+    if part.chunk is None:
+        return view == (part.data or b"")
+    return digest_of(view) == part.chunk.digest
 
 
 def _laid_out(manifest: Manifest, read: Read, plugins: Plugins) -> list[tuple[int, Part]] | None:

@@ -1,8 +1,8 @@
 """How to merge, as a user said it, and as it is written down beside the merged tensors.
 
 A recipe is canonical JSON: the same merge always gives the same bytes. It names strategies with
-their versions and parameters, and inputs by their content, so that the merge can be repeated; it
-holds no command and is never executed.
+their versions and parameters, and inputs by their content, so that the merge can be repeated. It is
+never executed: if it names the command by which parameters were chosen, that is for people to read.
 """
 
 from __future__ import annotations
@@ -83,16 +83,20 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decided a merged file. `versions` are those of the strategies used."""
+    """Everything that decided a merged file. `versions` are those of the strategies used.
+
+    `evaluation` says what was tried, and how a command of the user judged it.
+    """
 
     instructions: Instructions
     versions: Mapping[str, int]
     base: Input | None
     models: Sequence[Input]
     made_with: Mapping[str, str] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] | None = None
 
-    def dump(self) -> bytes:
-        """As canonical JSON."""
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
         raw = {
             "git-theta-recipe": VERSION,
             **self.instructions.plain(),
@@ -101,7 +105,13 @@ class Recipe:
             "models": [_input(model) for model in self.models],
             "made_with": dict(self.made_with),
         }
-        return json.dumps(raw, indent=1, sort_keys=True).encode() + b"\n"
+        if self.evaluation is not None:
+            raw["evaluation"] = dict(self.evaluation)
+        return raw
+
+    def dump(self) -> bytes:
+        """As canonical JSON."""
+        return json.dumps(self.plain(), indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _input(one: Input) -> dict[str, Any]:
@@ -124,8 +134,9 @@ def load(data: bytes) -> Recipe:
             base=None if raw["base"] is None else _read_input(raw["base"]),
             models=tuple(map(_read_input, raw["models"])),
             made_with={str(k): str(v) for k, v in raw["made_with"].items()},
+            evaluation=dict(raw["evaluation"]) if "evaluation" in raw else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptError(f"a recipe is damaged: {error!r}") from error
 
 

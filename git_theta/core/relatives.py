@@ -17,7 +17,16 @@ import numpy as np
 
 from git_theta.core.align import LEAST_ROW, Align, find_rows
 from git_theta.core.casts import cast, castable, width
-from git_theta.core.chain import Base, Bytes, Read, Slice, Updates, decode_chunk, scratch
+from git_theta.core.chain import (
+    Base,
+    Bytes,
+    Read,
+    Slice,
+    Updates,
+    decode_chunk,
+    digest_of,
+    scratch,
+)
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.layout import TensorView, columns_of, is_whole
 from git_theta.core.manifest import Chunk, Manifest, Tensor
@@ -42,7 +51,8 @@ class Where(NamedTuple):
 class Lender:
     """What the outside lends: the reuse rule, chunks by digest, and the store.
 
-    `known` gives a chunk that may be used; `chunks` are all it may need to be decoded.
+    `known` gives a chunk that may be used; `chunks` are all it may need to be decoded. `held`
+    gives the bytes of a chunk that somebody has just read.
     """
 
     known: Callable[[str], Chunk | None]
@@ -50,6 +60,7 @@ class Lender:
     chunks: Mapping[str, Chunk]
     read: Read
     updates: Updates
+    held: Callable[[str], Bytes | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +95,8 @@ class Kin:
 
     def load(self, new: Slice) -> tuple[Base, Bytes] | None:
         """Decode the base and align it."""
-        data = scratch.take("base", self.chunk.size)
-        lender = self.lender
-        try:
-            decode_chunk(self.chunk, lender.read, lender.updates, lender.chunks, data)
-        except ThetaError:
+        data = self._read()
+        if data is None:
             return None
         align = self._align(new, data)
         if align is None:
@@ -98,6 +106,17 @@ class Kin:
         fit = scratch.take("fit", len(new.data))
         align.apply(data, fit)
         return Base(digest=self.chunk.digest, align=align), fit
+
+    def _read(self) -> Bytes | None:
+        lender, digest = self.lender, self.chunk.digest
+        held = lender.held(digest)
+        if held is not None and digest_of(held) == digest:  # nobody has written to it since
+            return held
+        data = scratch.take("base", self.chunk.size)
+        try:
+            return decode_chunk(self.chunk, lender.read, lender.updates, lender.chunks, data)
+        except ThetaError:
+            return None
 
     def _align(self, new: Slice, data: Bytes) -> Align | None:
         part, where = self.part, self.where

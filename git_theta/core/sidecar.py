@@ -113,7 +113,7 @@ def _metadata(header: bytes) -> Mapping[str, Any]:
     size = int.from_bytes(header[:8], "little")
     try:
         found = json.loads(header[8 : 8 + size])["__metadata__"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError("the file has no metadata, so it holds no statistics") from error
     if not isinstance(found, dict):
         raise CorruptError("the file has no metadata, so it holds no statistics")

@@ -85,7 +85,7 @@ def unpack(data: Buffer) -> Summary:
             infinities=int(infinities),
             sketch=values,
         )
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise CorruptError(f"a summary is damaged: {error}") from error
 
 

@@ -29,6 +29,21 @@ _INTEGERS = {
 }
 
 
+_OTHERS: dict[str, Any] = {
+    "BOOL": np.dtype(np.bool_),
+    "C64": np.dtype("<c8"),
+    "C128": np.dtype("<c16"),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+}
+
+
+def array_dtype(dtype: str) -> np.dtype[Any] | None:
+    """What numpy calls a dtype; None where it has none: packed and quantized types."""
+    return _FLOATS.get(dtype) or _INTEGERS.get(dtype) or _OTHERS.get(dtype)
+
+
 def is_float(dtype: str) -> bool:
     """Whether numbers of this dtype can be computed with here."""
     return dtype in _FLOATS

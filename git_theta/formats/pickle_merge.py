@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from git_theta.core.threeway import classify
 from git_theta.errors import FormatError
-from git_theta.formats.pickle_reader import MAX_OPERATIONS, OPERATIONS, Machine, Node
+from git_theta.formats.pickle_reader import MAX_OPERATIONS, OPERATIONS, Machine, Node, perform
 
 _VALUES = frozenset(b"JKMILGFNUTXVS\x88\x89\x8a\x8b\x8c\x8d")
 _STOP = 0x2E
@@ -50,7 +50,7 @@ class Program:
             operation = OPERATIONS.get(code)
             if operation is None:
                 raise FormatError(f"byte {at} of the pickle is no operation")
-            operation(machine)
+            perform(machine, operation)
             value = machine.stack[-1] if code in _VALUES else None
             found.append(Slot(code, at, machine.pos, value))
         raise FormatError("the pickle has too many operations")

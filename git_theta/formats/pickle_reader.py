@@ -76,8 +76,17 @@ def read_pickle(
         FormatError: the pickle is malformed, or asks for too much.
     """
     machine = Machine(data, start, persistent, reduce)
+    return perform(machine, Machine.run), machine.pos
+
+
+def perform(machine: Machine, part: Callable[[Machine], Any]) -> Any:
+    """Run a part of a program; what it does wrong is a fault of the file.
+
+    Raises:
+        FormatError: the pickle is malformed.
+    """
     try:
-        return machine.run(), machine.pos
+        return part(machine)
     except (IndexError, UnicodeError, ValueError, struct.error) as error:
         raise FormatError(f"malformed pickle near byte {machine.pos}: {error}") from None
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from git_theta.core import limits
 from git_theta.core.dtypes import nbytes, word
 from git_theta.core.layout import (
     MAX_DIMENSIONS,
@@ -70,13 +71,13 @@ class SafetensorsFormat:
     sequential: ClassVar[bool] = True
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
-    def __init__(self, *, header_limit: int = HEADER_LIMIT) -> None:
+    def __init__(self, *, header_limit: int | None = None) -> None:
         self._header_limit = header_limit
 
     def detect(self, head: bytes) -> bool:
         """Say whether a plausible length is followed by the start of a JSON object."""
         size = int.from_bytes(head[:8], "little")
-        if not 2 <= size <= self._header_limit:
+        if not 2 <= size <= max(HEADER_LIMIT, self._limit()):
             return False
         text = head[8 : 8 + size].lstrip()
         return text.startswith(b"{") and text[1:].lstrip()[:1] in (b'"', b"}")
@@ -85,6 +86,9 @@ class SafetensorsFormat:
     def locate(self, file: RangeReader) -> Layout:
         header, start = self._read_header(file)
         header.pop(METADATA, None)
+        if len(header) > limits.current().tensors:
+            told = limits.current().told("tensors")
+            raise FormatError(f"the header names {len(header):,} tensors; {told}")
         if not _is_text(header):
             raise FormatError("the header holds a tensor name that is not valid Unicode")
         placed = sorted((*_entry(name, entry), name) for name, entry in header.items())
@@ -143,6 +147,13 @@ class SafetensorsFormat:
         kept = {METADATA: merged} if merged or has_any else {}
         return Reconciled(relaid=_relaid(kept, tensors), notes=tuple(notes))
 
+    def _limit(self) -> int:
+        return limits.current().header if self._header_limit is None else self._header_limit
+
+    def _told(self) -> str:
+        given = self._header_limit
+        return limits.current().told("header") if given is None else f"the limit is {given:,}"
+
     def _metadata(self, file: RangeReader) -> dict[str, str]:
         found: dict[str, str] = self._read_header(file)[0].get(METADATA, {})
         return found
@@ -153,8 +164,8 @@ class SafetensorsFormat:
         if len(prefix) < 8:
             raise FormatError(f"the file has {len(prefix)} bytes, too few for a header length")
         size = int.from_bytes(prefix, "little")
-        if size > self._header_limit:
-            raise FormatError(f"the header claims {size} bytes; the limit is {self._header_limit}")
+        if size > self._limit():
+            raise FormatError(f"the header claims {size:,} bytes; {self._told()}")
         if file.size is not None and size > file.size - 8:
             raise FormatError(f"the header claims {size} bytes in a file of {file.size}")
         text = file.read(8, size)
@@ -271,7 +282,7 @@ def _width(spec: TensorSpec) -> int:
 
 def _size_of(spec: TensorSpec) -> int:
     size = nbytes(spec.dtype, spec.shape)
-    if size is None or not spec.name.isprintable() or spec.name == METADATA:
+    if size is None or not _is_text([spec.name]) or spec.name == METADATA:
         raise FormatError(f"safetensors cannot hold {spec.name!r}, {spec.dtype} {spec.shape}")
     return size
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from git_theta.core import limits
 from git_theta.core.layout import Layout, RangeReader, Reconciled, Segment, TensorSpec
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
@@ -27,8 +28,6 @@ from git_theta.formats.torch_objects import (
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-MAX_PICKLES = 64 << 20
-MAX_STORAGES = 2_000_000
 _FIRST_READ = 4 << 20
 
 # The magic number as binary and as text pickles spell it.
@@ -102,7 +101,7 @@ def _read_pickles(file: RangeReader) -> tuple[Any, list[str], dict[str, Storage]
         try:
             return _parse(head)
         except PickleTruncatedError:
-            if len(head) < size or size >= MAX_PICKLES:
+            if len(head) < size or size >= limits.current().header:
                 raise
             size *= 4
 
@@ -129,8 +128,9 @@ def _parse(head: bytes) -> tuple[Any, list[str], dict[str, Storage], int]:
     keys = values[4]
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise FormatError("the list of storages is no list of keys")
-    if len(keys) > MAX_STORAGES:
-        raise FormatError(f"the file lists {len(keys)} storages")
+    most = limits.current()
+    if len(keys) > most.tensors:
+        raise FormatError(f"the file lists {len(keys):,} storages; {most.told('tensors')}")
     return values[3], keys, storages, at
 
 

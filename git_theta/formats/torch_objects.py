@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from git_theta.core import limits
 from git_theta.core.dtypes import DTYPES, word
 from git_theta.core.layout import MAX_DIMENSIONS, MAX_LENGTH, TensorView
 from git_theta.errors import FormatError
@@ -19,7 +20,6 @@ from git_theta.formats.pickle_reader import Global, Node, read_pickle
 
 MAX_VISITS = 4_000_000
 MAX_WALKS = 16
-MAX_DEPTH = 200
 MAX_NAMES = 64 << 20
 MAX_NAME = 4096
 MAX_SCALARS = 20_000
@@ -131,12 +131,15 @@ def storage_of(pid: Any) -> Storage | None:
 def name_tensors(roots: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[TensorView]:
     """Name every tensor whose storage has a place; `places` maps keys to segment numbers."""
     taken: dict[str, int] = {}
-    room = MAX_NAMES
+    room, most = MAX_NAMES, limits.current().tensors
     for prefix, root in roots.items():
         for path, found in _walk(root, prefix):
             tensor = _whole(found) if isinstance(found, Storage) else found
             if tensor.storage.key not in places:
                 continue
+            if len(taken) >= most:
+                told = limits.current().told("tensors")
+                raise FormatError(f"the file has more than {most:,} tensors; {told}")
             name = _unused(path or "tensor", taken)
             room -= len(name)
             if room < 0:
@@ -148,13 +151,13 @@ def name_scalars(root: Any) -> Iterator[tuple[str, str]]:
     """Name every plain value beside the tensors, and write it as text; at most `MAX_SCALARS`."""
     stack: list[tuple[str, Any, int]] = [("", root, 0)]
     walks: dict[int, int] = {}
-    found = 0
+    found, deepest = 0, limits.current().nesting
     while stack and found < MAX_SCALARS:
         path, value, depth = stack.pop()
         if value is None or isinstance(value, _PLAIN):
             found += 1
             yield path or "value", str(value)[:MAX_NAME]
-        elif isinstance(value, _WALKED) and depth <= MAX_DEPTH and len(path) <= MAX_NAME:
+        elif isinstance(value, _WALKED) and depth <= deepest and len(path) <= MAX_NAME:
             walks[id(value)] = walks.get(id(value), 0) + 1
             if walks[id(value)] <= MAX_WALKS:
                 below = ((_join(path, key), child, depth + 1) for key, child in _children(value))
@@ -216,11 +219,12 @@ def _walk(root: Any, prefix: str) -> Iterator[tuple[str, Tensor | Storage]]:
     """
     stack: list[tuple[str, Any, int]] = [(prefix, root, 0)]
     walks: dict[int, int] = {}
-    visits = 0
+    visits, deepest = 0, limits.current().nesting
     while stack:
         path, value, depth = stack.pop()
-        if depth > MAX_DEPTH or len(path) > MAX_NAME:
-            raise FormatError("the objects are nested too deep")
+        if depth > deepest or len(path) > MAX_NAME:
+            told = limits.current().told("nesting")
+            raise FormatError(f"the objects are nested too deep; {told}")
         if isinstance(value, Tensor | Storage):
             yield path, value
             continue

@@ -36,7 +36,6 @@ from git_theta.formats.torch_objects import (
 )
 from git_theta.formats.zip_directory import STORED, Member, read_members, unpack
 
-MAX_PICKLE = 64 << 20
 _BLOCK = 1 << 20
 
 _NUMBER = "/.data/serialization_id"
@@ -83,7 +82,7 @@ class TorchZipFormat:
         members = _torch_members(file)
         for name, folder, _ in _PICKLES[:1]:
             if name in members:
-                data = unpack(file, members[name], limit=MAX_PICKLE)
+                data = unpack(file, members[name])
                 root, _ = read_objects(data, storage=_Storages(folder, members).find)
                 yield from name_scalars(root)
 
@@ -155,7 +154,7 @@ def _program(file: RangeReader) -> tuple[Program, Member, dict[str, int]]:
         for name, member in members.items()
         if name not in ("data.pkl", _NUMBER[1:]) and not _is_storage(name, member)
     }
-    data = unpack(file, pickled, limit=MAX_PICKLE)
+    data = unpack(file, pickled)
     return Program(data, 0, ()), pickled, others
 
 
@@ -191,7 +190,7 @@ def _describe(
     A pickle that is not understood costs the names, not the storages: they are still told apart.
     """
     programs = [
-        (unpack(file, members[name], limit=MAX_PICKLE), folder, prefix)
+        (unpack(file, members[name]), folder, prefix)
         for name, folder, prefix in _PICKLES
         if name in members
     ]

@@ -12,12 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from git_theta.core import limits
 from git_theta.core.layout import RangeReader
 from git_theta.errors import FormatError
 
-MAX_MEMBERS = 2_000_000
-MAX_DIRECTORY = 256 << 20
-MAX_RATIO = 200
 # Below this no ratio is suspicious: a page of zeros is a page of zeros.
 _SMALL = 1 << 20
 
@@ -68,8 +66,11 @@ def read_members(file: RangeReader) -> list[Member]:
         FormatError: this is no zip archive, or one that readers could disagree about.
     """
     count, size, start = _find_directory(file)
-    if count > MAX_MEMBERS or size > MAX_DIRECTORY:
-        raise FormatError(f"the zip directory lists {count} members in {size} bytes")
+    most = limits.current()
+    if count > 2 * most.tensors:  # an archive may keep a file of its own beside each tensor
+        raise FormatError(f"the zip directory lists {count:,} members; {most.told('tensors')}")
+    if size > most.header:
+        raise FormatError(f"the zip directory has {size:,} bytes; {most.told('header')}")
     raw = file.read(start, size)
     if len(raw) != size:
         raise FormatError("the file ends within the zip directory")
@@ -85,10 +86,12 @@ def read_members(file: RangeReader) -> list[Member]:
     return members
 
 
-def unpack(file: RangeReader, member: Member, *, limit: int) -> bytes:
-    """Return the bytes of a member, at most `limit` of them, its CRC checked."""
-    if member.size > limit:
-        raise FormatError(f"{member.name!r} has {member.size} bytes; the limit is {limit}")
+def unpack(file: RangeReader, member: Member, *, limit: int | None = None) -> bytes:
+    """Return the bytes of a member, its CRC checked: at most `limit`, or what a header may have."""
+    most = limits.current().header if limit is None else limit
+    if member.size > most:
+        told = f"the limit is {limit:,}" if limit is not None else limits.current().told("header")
+        raise FormatError(f"{member.name!r} has {member.size:,} bytes; {told}")
     raw = file.read(member.data, member.packed)
     if len(raw) != member.packed:
         raise FormatError(f"the file ends within {member.name!r}")
@@ -102,8 +105,12 @@ def unpack(file: RangeReader, member: Member, *, limit: int) -> bytes:
 
 
 def _inflate(raw: bytes, member: Member) -> bytes:
-    if member.size > _SMALL and member.size > MAX_RATIO * member.packed:
-        raise FormatError(f"{member.name!r} swells from {member.packed} to {member.size} bytes")
+    most = limits.current()
+    if member.size > _SMALL and member.size > most.ratio * member.packed:
+        raise FormatError(
+            f"{member.name!r} swells from {member.packed:,} to {member.size:,} bytes; "
+            f"{most.told('ratio')}"
+        )
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         return machine.decompress(raw, member.size + 1)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
-    """Ours plus `scale` times (theirs minus the ancestor). A scale of -1 takes a change back."""
+    """Ours plus `scale` times (theirs minus the ancestor). A scale of -1 takes a change back.
+
+    With a scale of 1, an entry that one side alone changed is exactly as that side has it.
+    """
 
     name: ClassVar[str] = "apply"
     version: ClassVar[int] = 1
@@ -30,5 +33,6 @@ class Apply:
         change = theirs - versions.base
         if self.scale != 1:
             change *= self.scale
+            return change.add_(ours)
         change += ours
-        return change
+        return change.where(ours != versions.base, theirs)

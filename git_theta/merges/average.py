@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Average:
-    """The average of all models.
+    """The average of all models. Where all have the same number in an entry, that is the result.
 
     `weights` has one number for each model, ours first; none means equal weights. They are divided
     by their sum unless `normalize` is false.
@@ -36,17 +36,8 @@ class Average:
         total = sum(weights)
         if self.normalize and total == 0:
             raise MergeError("the weights add up to 0", hint="give others, or normalize=false")
-        if len(set(weights)) == 1 and self.normalize:
-            return _sum(models) / len(models)
-        shares = [w / total if self.normalize else w for w in weights]
-        result = models[0] * shares[0]
-        for model, share in zip(models[1:], shares[1:], strict=True):
-            result += model * share
-        return result
+        from git_theta.merges.blocks import combined, mean  # torch, for who merges only
 
-
-def _sum(models: tuple[Tensor, ...]) -> Tensor:
-    result = models[0].clone()
-    for model in models[1:]:
-        result += model
-    return result
+        if not self.normalize:
+            return combined(models, list(weights))
+        return mean(models, [weight / total for weight in weights])

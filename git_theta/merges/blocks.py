@@ -103,3 +103,20 @@ def combined(tensors: tuple[Tensor, ...] | list[Tensor], factors: list[float]) -
     for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
         total += tensor * factor
     return total
+
+
+def mean(tensors: tuple[Tensor, ...], parts: list[float]) -> Tensor:
+    """The weighted mean, for weights of sum 1: where all tensors are equal, exactly that number.
+
+    It is counted from the tensor of the greatest weight. A plain sum of products differs from what
+    is the same everywhere by its rounding: entries that no model changed would change.
+    """
+    first = max(range(len(parts)), key=lambda index: abs(parts[index]))
+    total: Tensor | None = None
+    for index, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
+        if index == first:
+            continue
+        change = tensor - tensors[first]
+        change *= part
+        total = change if total is None else total.add_(change)
+    return tensors[first].clone() if total is None else total.add_(tensors[first])

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
-from git_theta.merges.blocks import ancestor, combined
+from git_theta.merges.blocks import ancestor, mean
 from git_theta.merges.parameters import NOT_NEGATIVE, check, shares
 
 
@@ -34,7 +34,7 @@ class Interpolate:
 
     def merge(self, versions: Versions) -> Tensor:
         parts = [self.alpha * w for w in shares("weights", self.weights, len(versions.models))]
-        return combined((ancestor(versions), *versions.models), [1 - self.alpha, *parts])
+        return mean((ancestor(versions), *versions.models), [1 - self.alpha, *parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Extrapolate:
     def merge(self, versions: Versions) -> Tensor:
         further = 1 + self.alpha
         parts = [further * w for w in shares("weights", self.weights, len(versions.models))]
-        return combined((ancestor(versions), *versions.models), [1 - math.fsum(parts), *parts])
+        return mean((ancestor(versions), *versions.models), [1 - math.fsum(parts), *parts])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.errors import RefusedError, UsageError
+from git_theta.errors import RefusedError, UsageError, shell_word
 
 FILE = ".gitattributes"
 FILTER = "filter=theta"
@@ -100,30 +100,47 @@ def check_pattern(pattern: str) -> str:
     if pattern.endswith("/"):
         raise UsageError(
             f"Git attributes do not match directories: {pattern!r}",
-            hint=f"for everything below it: git theta track '{pattern}**'",
+            hint=f"for everything below it: git theta track {shell_word(pattern + '**')}",
         )
     return pattern
 
 
-class AttributesFile:
-    """A `.gitattributes` file being changed; nothing is written before `save`."""
+class AttributesText:
+    """The lines of a `.gitattributes` file being changed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_symlink():
-            raise RefusedError(
-                f"{path} is a symbolic link, which Git ignores", hint="make it a file"
-            )
-        raw = path.read_bytes() if path.exists() else b""
-        text = raw.decode(errors="surrogateescape")
+    def __init__(self, text: str) -> None:
         self._eol = "\r\n" if "\r\n" in text else "\n"
         self._kept = _split(text)
-        self._before = text
+
+    @property
+    def text(self) -> str:
+        """The file as it stands now."""
+        return "".join(self._kept)
 
     @property
     def lines(self) -> list[Line]:
         """All lines as they stand."""
         return [parse_line(line.rstrip("\r\n")) for line in self._kept]
+
+    def append(self, pattern: str, words: Sequence[str]) -> None:
+        """Add a line, which comes to say more than those before it."""
+        if self._kept and not self._kept[-1].endswith("\n"):
+            self._kept[-1] += self._eol
+        self._kept.append(" ".join([quote(pattern), *words]) + self._eol)
+
+    def exchange(self, name: str, fits: Callable[[str], bool], words: Sequence[str]) -> set[str]:
+        """Give the patterns of one filter that fit to another; the patterns that were changed.
+
+        `words` take the place of those that belong to the filter; others on the line stay.
+        """
+        changed = set()
+        for number, line in enumerate(self.lines):
+            if f"filter={name}" in line.attributes and fits(line.pattern):
+                old = {f"{key}={name}" for key in ("filter", "diff", "merge")} | {"-text"}
+                left = [w for w in line.attributes if w not in old and not _is_option(w)]
+                self._replace(number, line.pattern, [*words, *left])
+                changed.add(line.pattern)
+        return changed
 
     def track(self, pattern: str, options: Mapping[str, str]) -> bool:
         """Give a pattern to git-theta; say whether that changed anything.
@@ -137,18 +154,17 @@ class AttributesFile:
                 if not options:
                     wanted += [word for word in line.attributes if _is_option(word)]
                 return self._replace(number, pattern, wanted)
-        if self._kept and not self._kept[-1].endswith("\n"):
-            self._kept[-1] += self._eol
-        self._kept.append(" ".join([quote(pattern), *wanted]) + self._eol)
+        self.append(pattern, wanted)
         return True
 
     def untrack(self, pattern: str) -> bool:
         """Take a pattern away from git-theta; other attributes on its line stay."""
-        found = [n for n, ln in enumerate(self.lines) if ln.ours and ln.pattern == pattern]
+        lines = self.lines
+        found = [n for n, ln in enumerate(lines) if ln.ours and ln.pattern == pattern]
         for number in reversed(found):
-            left = [word for word in self.lines[number].attributes if not _is_ours(word)]
+            left = [word for word in lines[number].attributes if not _is_ours(word)]
             if left:
-                self._replace(number, pattern, left)
+                self._write(number, pattern, left)
             else:
                 del self._kept[number]
         return bool(found)
@@ -157,16 +173,33 @@ class AttributesFile:
         before = self.lines[number].attributes
         if sorted(before) == sorted(attributes):
             return False
+        self._write(number, pattern, attributes)
+        return True
+
+    def _write(self, number: int, pattern: str, attributes: Sequence[str]) -> None:
         ending = self._kept[number][len(self._kept[number].rstrip("\r\n")) :]
         self._kept[number] = " ".join([quote(pattern), *attributes]) + ending
-        return True
+
+
+class AttributesFile(AttributesText):
+    """A `.gitattributes` file on disk; nothing is written before `save`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_symlink():
+            raise RefusedError(
+                f"{path} is a symbolic link, which Git ignores", hint="make it a file"
+            )
+        raw = path.read_bytes() if path.exists() else b""
+        self._before = raw.decode(errors="surrogateescape")
+        super().__init__(self._before)
 
     def save(self) -> None:
         """Write the file whole or not at all.
 
         One that we emptied stays, empty: `git add --renormalize` stops at a file that is gone.
         """
-        text = "".join(self._kept)
+        text = self.text
         if text == self._before:
             return
         mode = self.path.stat().st_mode & 0o777 if self.path.exists() else None

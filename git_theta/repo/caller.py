@@ -10,21 +10,32 @@ from itertools import pairwise
 from pathlib import Path
 
 _WITH_VALUE = ("-c", "-C", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--config-env")
+_COMPARING = ("diff", "difftool", "diff-files", "diff-index")
+# Each can let the user choose among hunks, and applies those to the index or to the work tree.
+_CHOOSING = ("add", "commit", "stash", "checkout", "restore", "reset")
 _DIFFING = frozenset(
     {"diff", "log", "show", "blame", "annotate", "format-patch", "diff-index", "diff-tree"}
     | {"diff-files", "stash", "whatchanged", "range-diff", "grep", "difftool"}
 )
 
 
-@cache
 def git_command() -> tuple[str, ...]:
     """The subcommand of the calling Git and its arguments; empty where that is not known."""
+    return next(iter(_git_commands()), ())
+
+
+@cache
+def _git_commands() -> tuple[tuple[str, ...], ...]:
+    """The calling Git, and the one that called that; what is not known is left out."""
+    found = []
     for words in _ancestors():
         if words and Path(words[0]).name == "git":
             command = _subcommand(words[1:])
             if command and command[0] != "theta":
-                return command
-    return ()
+                found.append(command)
+        if len(found) == 2:
+            break
+    return tuple(found)
 
 
 def _ancestors() -> Iterator[list[str]]:
@@ -51,9 +62,35 @@ def _asked_of_the_system() -> Iterator[list[str]]:
 
 
 def only_compares() -> bool:
-    """Whether what Git has cleaned is compared and then forgotten, never staged."""
+    """Whether what Git has cleaned is compared and then forgotten.
+
+    A patch may be applied: what it names has to be stored.
+    """
     command = git_command()
-    return bool(command) and command[0] in ("diff", "diff-files", "diff-index", "difftool")
+    if not command or command[0] not in _COMPARING:
+        return False
+    patch = {"--no-ext-diff"}
+    if "-" in command[0]:  # these never ask the diff driver
+        patch |= {"-p", "-u", "--patch", "--binary", "--patch-with-raw", "--patch-with-stat"}
+    return not patch & set(command)
+
+
+def chooses_hunks() -> bool:
+    """Whether the differences are shown for hunks to be chosen, as in `git add -p`."""
+    calling = _git_commands()
+    if len(calling) < 2 or calling[0][0] not in ("diff-files", "diff-index"):
+        return False
+    return calling[1][0] in _CHOOSING
+
+
+def merges_texts() -> bool:
+    """Whether Git writes a file of which it is merging the lines: an octopus, or -s resolve."""
+    return [command[0] for command in _git_commands()] == ["checkout-index", "merge-index"]
+
+
+def is_coloured() -> bool:
+    """Whether Git draws the differences in colour."""
+    return "--color" in git_command()
 
 
 def shows_differences(asked: Mapping[str, str]) -> bool:

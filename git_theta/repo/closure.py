@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
-from git_theta.core.manifest import MAGIC, VERSION, is_manifest, parse
+from git_theta.core.manifest import MAGIC, VERSION, is_manifest, is_oid, parse
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
 
@@ -69,6 +69,11 @@ def of_commits(
     return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
 
 
+def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:
+    """All manifests that some commits reach, as far as they are here."""
+    return manifests_among(repo, _listed(repo, tips, (), None))
+
+
 def of_tree(repo: Repo, rev: str) -> Closure:
     """What one revision's files need."""
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev).split(b"\0")
@@ -108,9 +113,10 @@ def objects_of(text: bytes) -> dict[str, int]:
     if text.startswith(_HEADER) and 0 <= start < end:
         try:
             table = json.loads(b"{" + text[start + len(_OBJECTS) : end] + b"}")
-        except ValueError:
+        except (ValueError, RecursionError):
             table = {"": 0}
-        if all(len(oid) == 64 and type(size) is int for oid, size in table.items()):
+        # What is named here becomes a path in the store.
+        if all(is_oid(oid) and type(size) is int and size >= 0 for oid, size in table.items()):
             return dict(table)
     return dict(parse(text).objects)
 
@@ -122,12 +128,13 @@ def _listed(
     repo: Repo, tips: Sequence[str], known: Sequence[str], remote: str | None
 ) -> list[tuple[str, str]]:
     """Objects that the tips reach and the rest does not: (id, path), trees and commits too."""
-    command = ["rev-list", "--objects", "--ignore-missing", "--stdin"]
+    # What `git replace` shows in place of a commit stays here: a push brings the commit itself.
+    command = ["--no-replace-objects", "rev-list", "--objects", "--ignore-missing", "--stdin"]
     if remote is not None:
         command += ["--not", f"--remotes={remote}"]
     if remote is None or f"remote.{remote}.promisor" in repo.config:
         # A partial clone left these at the remote that promised them; asking would download.
-        command.insert(2, "--missing=allow-promisor")
+        command.insert(3, "--missing=allow-promisor")
     asked = "".join([f"{tip}\n" for tip in tips] + [f"^{commit}\n" for commit in known])
     found = []
     for line in repo.git(*command, stdin=asked.encode()).splitlines():
@@ -149,7 +156,8 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
     """Those of the listed objects that are manifests."""
     paths = dict(listed)
     asked = "".join(f"{oid}\n" for oid in paths).encode()
-    command = ["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", "--buffer"]
+    asks = "--batch-check=%(objectname) %(objecttype) %(objectsize)"
+    command = ["--no-replace-objects", "cat-file", asks, "--buffer"]
     small: list[str] = []
     large: list[str] = []
     for line in repo.git(*command, stdin=asked).decode().splitlines() if paths else ():
@@ -160,11 +168,11 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         if is_manifest(text):
             yield Found(oid, paths[oid], text)
     for oid in large:
-        if _begins_as_manifest(repo, oid):
+        if begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
 
 
-def _begins_as_manifest(repo: Repo, oid: str) -> bool:
+def begins_as_manifest(repo: Repo, oid: str) -> bool:
     """Read the first bytes of a large blob. Git streams what it holds to be a big file."""
     process = subprocess.Popen(
         ["git", "-c", f"core.bigFileThreshold={_SMALL}", "cat-file", "blob", oid],

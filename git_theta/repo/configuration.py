@@ -21,9 +21,8 @@ WANTED: dict[str, str] = {
     "merge.theta.name": "git-theta: merge checkpoints tensor by tensor",
     "merge.theta.driver": "git-theta merge-driver -- %O %A %B %L %P",
     "diff.theta.command": "git-theta diff-driver",
-    "diff.theta.xfuncname": (
-        '^"(objects|tensors|segments|bases)": \\{$\n^"(([^"\\\\]|\\\\.)*)": \\{"dtype"'
-    ),
+    # In one line: tools such as git-filter-repo read `git config --list` line by line.
+    "diff.theta.xfuncname": '^"(([^"\\\\]|\\\\.)*)": \\{("dtype".*)?$',
     "diff.theta.wordregex": '"([^"\\\\]|\\\\.)*"|[0-9a-f]+|[^[:space:]]',
 }
 AUTO_HOOKS = "theta.autohooks"

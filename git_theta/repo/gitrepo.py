@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.settings import forget_super_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Repo:
         Raises:
             NotTrackedError: there is none.
         """
+        forget_super_prefix()
         where = Path.cwd() if cwd is None else cwd
         asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
         told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
@@ -185,7 +187,7 @@ def _staged_entries(listing: bytes) -> Iterator[StagedEntry]:
 
 
 def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Many blobs in the order asked for, through one process: (oid, bytes).
+    """Many blobs in the order asked for, through one process: (oid, bytes); none is replaced.
 
     Raises:
         GitError: one of them cannot be read.
@@ -196,7 +198,7 @@ def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         asked.write("".join(f"{oid}\n" for oid in oids).encode())
         asked.seek(0)
         process = subprocess.Popen(
-            ["git", "cat-file", "--batch", "--buffer"],
+            ["git", "--no-replace-objects", "cat-file", "--batch", "--buffer"],
             cwd=cwd,
             stdin=asked,
             stdout=subprocess.PIPE,
@@ -221,11 +223,15 @@ def _answers(process: subprocess.Popen[bytes], oids: Sequence[str]) -> Iterator[
 
 
 class ObjectReader:
-    """`git cat-file --batch`, kept running. Not for use from several threads."""
+    """`git cat-file --batch`, kept running. Not for use from several threads.
 
-    def __init__(self, cwd: Path) -> None:
+    With `replaced` false, objects are read as they are stored, whatever `git replace` says.
+    """
+
+    def __init__(self, cwd: Path, *, replaced: bool = True) -> None:
+        self._cwd = cwd
         self._process = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
+            ["git", *([] if replaced else ["--no-replace-objects"]), "cat-file", "--batch"],
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -237,8 +243,8 @@ class ObjectReader:
 
         Returns None where there is none. Above `limit` bytes only the first `limit` are returned.
         """
-        if "\n" in name:
-            return None
+        if "\n" in name:  # would be two names to this process
+            name = self._resolved(name)
         stdin, stdout = self._pipes()
         try:
             stdin.write(name.encode(errors="surrogateescape") + b"\n")
@@ -255,6 +261,10 @@ class ObjectReader:
         while left:
             left -= len(stdout.read(min(left, 1 << 20)))
         return answer[0].decode(), data
+
+    def _resolved(self, name: str) -> str:
+        words = ["rev-parse", "-q", "--verify", "--end-of-options", name]
+        return run_git(words, cwd=self._cwd, check=False).decode().strip() or "0" * 40
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from git_theta.core.manifest import Chunk, Place, Segment
+from git_theta.errors import ThetaError
 from git_theta.repo.objects import Store
+
+_DAMAGED = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ThetaError,
+)  # fmt: skip
 
 
 class Journal:
@@ -29,11 +34,11 @@ class Journal:
         found: dict[str, Segment] = {}
         sizes: dict[str, int] = {}
         try:
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_bytes().splitlines()
         except OSError:
             return found, sizes
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(*_DAMAGED):
                 raw = json.loads(line)
                 objects = {str(oid): int(size) for oid, size in raw["objects"].items()}
                 if all(store.has(oid, size) for oid, size in objects.items()):

@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+
+from git_theta.repo import temporary
 
 _BLOCK = 8 << 20
 _PREFIX = "kept-"
@@ -34,45 +34,34 @@ class Kept:
 @contextmanager
 def directory_in(scratch: Path) -> Iterator[Path]:
     """A new directory for kept files, removed afterwards; those of killed processes go first."""
-    for left in scratch.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
-    try:
-        with _locked(made):
-            yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
+    temporary.sweep(scratch, f"{_PREFIX}*")
+    with temporary.new_directory(scratch, _PREFIX) as made:
+        yield made
 
 
 def keep(directory: Path, path: str, target: Path, text: bytes) -> bool:
     """Link a work-tree file into a directory, with its manifest; says whether that was possible."""
-    name = _name(directory, path)
+    name = place_for(directory, path)
     try:
         if target.is_symlink() or target.stat().st_nlink != 1:
             return False  # another name of the same file is somebody else's
-        name.with_suffix(".manifest").write_bytes(text)
+        describe(directory, path, text)
         os.link(target, name)
     except OSError:  # another disk, or one without links
         return False
     return True
 
 
+def describe(directory: Path, path: str, text: bytes) -> None:
+    """Say which manifest the file that is kept of a path is the file of."""
+    place_for(directory, path).with_suffix(".manifest").write_bytes(text)
+
+
 def find(directory: Path | None, path: str) -> Kept | None:
     """What was kept of a path."""
     if directory is None:
         return None
-    name = _name(directory, path)
+    name = place_for(directory, path)
     try:
         if name.stat().st_nlink != 1:
             return None  # Git did not replace the file after all
@@ -81,7 +70,8 @@ def find(directory: Path | None, path: str) -> Kept | None:
         return None
 
 
-def _name(directory: Path, path: str) -> Path:
+def place_for(directory: Path, path: str) -> Path:
+    """Where a directory keeps the file of a path."""
     return directory / hashlib.sha256(os.fsencode(path)).hexdigest()
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-import tempfile
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +22,11 @@ from git_theta.repo.objects import Store, store_failed
 from git_theta.repo.shadow import Shadow, absolute_path, batches
 
 _ARGUMENTS = 500
-_DAY = 24 * 3600
-_MISSING = re.compile(r"missing object|\[?404\]?|not found|does not exist", re.IGNORECASE)
+# What Git LFS says of objects that are nowhere, and what of its lines may hold any words at all.
+_MISSING = re.compile(
+    r"missing object|object does not exist|\[404\]|HTTP 404|object not found", re.IGNORECASE
+)
+_ADDRESSES = re.compile(r"\w+://\S+|\"[^\"]*\"|'[^']*'|\b[0-9a-f]{40,}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +80,18 @@ class Lfs:
                 "fetch", "-I", "", "-X", "", self.name(remote), commit, extra=objects
             )
         left = self.store.lacking(missing)
-        unreachable = bool(code) and not _MISSING.search(said)
+        unreachable = bool(code) and not says_missing(said)
         return Fetched(left, said if left else "", bool(left) and unreachable)
 
     @contextmanager
     def _pointers(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, dict[str, str]]]:
         """A commit of pointers, in an object database of its own that lives as long."""
-        try:
-            self.store.scratch.mkdir(parents=True, exist_ok=True)
-            _sweep(self.store.scratch)
-            scratch = Path(tempfile.mkdtemp(prefix="pointers-", dir=self.store.scratch))
-        except OSError as error:
-            store_failed(error, f"{self.store.scratch} cannot be written")
-        try:
-            yield _write_pointers(scratch, wanted), {"GIT_OBJECT_DIRECTORY": str(scratch)}
-        except OSError as error:
-            store_failed(error, f"{scratch} cannot be written")
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with self.store.temporary_directory("pointers-") as scratch:
+            try:
+                commit = _write_pointers(scratch, wanted)
+            except OSError as error:
+                store_failed(error, f"{scratch} cannot be written")
+            yield commit, {"GIT_OBJECT_DIRECTORY": str(scratch)}
 
     def lacking_at(self, remote: str, wanted: Mapping[str, int]) -> Fetched:
         """Those objects, not here, that a remote lacks. What cannot be asked for is fetched."""
@@ -147,7 +141,7 @@ class Lfs:
             above = f":\n{said}" if said else "; Git LFS says above why"
             raise TransferError(
                 f"{remote} did not take the objects{above}",
-                hint="nothing was pushed; try again, or see git lfs logs",
+                hint="nothing was pushed; try again when the remote can be reached",
             )
         return len(asked)
 
@@ -169,11 +163,12 @@ class Lfs:
         return code, said
 
 
-def _sweep(scratch: Path) -> None:
-    """Remove what killed processes left behind."""
-    for left in scratch.glob("pointers-*"):
-        if time.time() - left.stat().st_mtime > _DAY:
-            shutil.rmtree(left, ignore_errors=True)
+def says_missing(said: str) -> bool:
+    """Whether Git LFS says that objects are nowhere, rather than that it could not ask.
+
+    Ports, paths and object names are not looked at: any of them may have a 404 in it.
+    """
+    return bool(_MISSING.search(_ADDRESSES.sub("", said)))
 
 
 def _url(remote: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from git_theta.repo.gitrepo import Repo
-from git_theta.repo.objects import Store, store_failed
+from git_theta.repo.objects import Store, object_path, store_failed
 from git_theta.repo.shadow import absolute_path
 
 
@@ -34,7 +34,7 @@ class Neighbour:
     def find(self, oid: str, size: int) -> Path | None:
         """The file of an object that has the right size, or None."""
         for media in self.media:
-            path = media / oid[:2] / oid[2:4] / oid
+            path = object_path(media, oid)
             with suppress(OSError):
                 if path.stat().st_size == size:
                     return path
@@ -97,7 +97,7 @@ def _bring(store: Store, source: Path, oid: str, size: int) -> bool:
             os.link(source, target)
         except FileExistsError:
             if target.stat().st_size != size and not _is_sound(target, oid):
-                _copy(store, source, oid, replace=True)
+                _copy(store, source, oid)
         except OSError:  # another disk, or a system that does not allow links to others' files
             _copy(store, source, oid)
         store.freshen(oid)
@@ -108,15 +108,12 @@ def _bring(store: Store, source: Path, oid: str, size: int) -> bool:
         store_failed(error, f"object {oid[:16]} cannot be stored")
 
 
-def _copy(store: Store, source: Path, oid: str, *, replace: bool = False) -> None:
+def _copy(store: Store, source: Path, oid: str) -> None:
     handle, temporary = store.temporary()
     try:
         with source.open("rb") as reader, open(handle, "wb", closefd=False) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
-        if replace:
-            temporary.replace(store.path(oid))
-        else:
-            store.land(temporary, handle, oid)
+        store.land(temporary, handle, oid)
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)

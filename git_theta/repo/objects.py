@@ -14,14 +14,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from git_theta.core.manifest import Place
+from git_theta.core.manifest import Place, is_oid
 from git_theta.core.payload import OBJECT_MAGIC, Buffer
-from git_theta.errors import MissingError, ThetaError
+from git_theta.errors import CorruptError, MissingError, ThetaError
+from git_theta.repo import temporary
 
 PACK = 32 << 20
 _OPEN_FILES = 64
@@ -68,6 +69,17 @@ class _Lent(threading.local):
         self.buffer = bytearray()
 
 
+def object_path(media: Path, oid: str) -> Path:
+    """Where an object lies below a media directory.
+
+    Raises:
+        CorruptError: this is no name of an object; it could lead anywhere.
+    """
+    if not is_oid(oid):
+        raise CorruptError(f"no name of an object: {oid[:80]!r}")
+    return media / oid[:2] / oid[2:4] / oid
+
+
 class Store:
     """Objects of one repository, and of those it borrows from (`alternates`, read only)."""
 
@@ -89,13 +101,13 @@ class Store:
 
     def path(self, oid: str) -> Path:
         """Where an object lies in this store, whether it is there or not."""
-        return self.media / oid[:2] / oid[2:4] / oid
+        return object_path(self.media, oid)
 
     def find(self, oid: str) -> Path | None:
         """The file of an object, here or in a store we borrow from, or None."""
         for media in (self.media, *self.alternates):
-            path = media / oid[:2] / oid[2:4] / oid
-            if path.is_file():
+            path = object_path(media, oid)
+            if os.path.isfile(path):  # noqa: PTH113 - one that cannot be asked for is not here
                 return path
         return None
 
@@ -248,44 +260,48 @@ class Store:
     def temporary(self) -> tuple[int, Path]:
         """Open a new file in the scratch directory: (descriptor, path), locked while it lives."""
         self.hold()
-        path = self.scratch / f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            handle = os.open(path, flags, 0o666)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            return temporary.new_file(self.scratch)
         except OSError as error:
             store_failed(error, f"{self.scratch} cannot be written")
-        return handle, path
+
+    @contextmanager
+    def temporary_directory(self, prefix: str) -> Iterator[Path]:
+        """A new directory in the scratch directory, removed afterwards."""
+        self.hold()
+        with ExitStack() as stack:
+            try:
+                made = stack.enter_context(temporary.new_directory(self.scratch, prefix))
+            except OSError as error:
+                store_failed(error, f"{self.scratch} cannot be written")
+            yield made
 
     def has_temporary(self) -> bool:
         """Whether files of a running or a killed process lie in the scratch directory."""
         return bool(_listdir(self.scratch))
 
     def sweep_temporary(self) -> None:
-        """Remove what killed processes left behind: files that nobody holds locked."""
-        for path in _listdir(self.scratch):
-            with suppress(OSError):
-                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                finally:
-                    os.close(handle)
+        """Remove what killed processes left behind: files that nobody holds locked.
 
-    def land(self, temporary: Path, handle: int, oid: str) -> None:
-        """Give a finished temporary file its name; an object that exists already wins."""
+        What Git LFS left, and keeps for a while to go on with, goes when it is old.
+        """
+        temporary.sweep(self.scratch)
+        lfs = self.media.parent
+        temporary.sweep_old(lfs / name for name in ("incomplete", "tmp", "logs"))
+
+    def land(self, part: Path, handle: int, oid: str) -> None:
+        """Give a finished temporary file its name.
+
+        It takes the place of an object of that name, which may have been damaged since.
+        """
         target = self.path(oid)
         try:
             if self.sync:
                 os.fsync(handle)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                os.utime(target)
-                temporary.unlink()
-            else:
-                temporary.replace(target)
+            part.replace(target)
             if self.sync:
-                _sync_directory(target.parent)
+                temporary.sync_directories(target.parent, up_to=self.root.parent)
         except OSError as error:
             store_failed(error, f"object {oid[:16]} cannot be stored")
 
@@ -297,24 +313,18 @@ def _listdir(path: Path) -> list[Path]:
         return []
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _alternates(common_dir: Path) -> Iterator[Path]:
     """Media directories of the repositories whose object databases this one borrows."""
     seen, waiting = {common_dir}, [common_dir]
     while waiting:
         objects = waiting.pop() / "objects"
         try:
-            lines = (objects / "info" / "alternates").read_text().splitlines()
+            listed = os.fsdecode((objects / "info" / "alternates").read_bytes())
         except OSError:
             continue
-        for line in lines:
+        for line in listed.split("\n"):
+            if "\0" in line:
+                continue
             other = (objects / line).resolve().parent
             if line and not line.startswith("#") and other not in seen:
                 seen.add(other)

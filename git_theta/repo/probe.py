@@ -34,7 +34,16 @@ def lacking(shadow: Shadow, remote: str, wanted: Mapping[str, int]) -> dict[str,
     try:
         for part in batches(list(wanted), _BATCH):
             absent += list(_absent(shadow, url, {oid: wanted[oid] for oid in part}))
-    except (ThetaError, OSError, HTTPException, LookupError, ValueError, TypeError, AttributeError):
+    except (
+        ThetaError,
+        OSError,
+        HTTPException,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):
         return None
     return {oid: wanted[oid] for oid in absent}
 

@@ -38,7 +38,7 @@ def changed_files(
         NotTrackedError: there is no such revision.
         UsageError: Git does not take these for revisions to compare.
     """
-    command = ["diff", "--raw", "-z", "--no-abbrev", "--no-renames", "--no-ext-diff"]
+    command = ["diff", "--raw", "-z", "--no-abbrev", "--no-renames"]
     command += ["--no-textconv", "--ignore-submodules=all"]
     command += ["--cached"] if staged else []
     for revision in revisions:

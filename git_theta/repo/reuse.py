@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from git_theta.core.chain import Updates, decode_chunk, digest_of, links_of, sealed
 from git_theta.core.compact import places
@@ -27,6 +28,16 @@ MAX_MANIFEST = MAX_TEXT
 _LATEST = 64
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
+
+
+class Before(Protocol):
+    """Manifests that a new version of a file may share chunks with."""
+
+    def of_path(self, path: str) -> Iterable[bytes]: ...
+
+    def of_all_paths(self) -> Iterable[bytes]: ...
+
+    def of_other_paths(self, path: str) -> Iterable[bytes]: ...
 
 
 class Candidates:
@@ -88,7 +99,7 @@ class Reuse:
     """Answers `known`: may this chunk be used again, and from where."""
 
     def __init__(
-        self, candidates: Candidates, store: Store, catalog: Catalog, updates: Updates
+        self, candidates: Before, store: Store, catalog: Catalog, updates: Updates
     ) -> None:
         self._candidates = candidates
         self._store = store

@@ -44,6 +44,7 @@ _LFS_LEFT_OUT = frozenset((
 ))
 # fmt: on
 _LFSCONFIG_KEPT = ("lfs.url", "lfs.pushurl", "lfs.locksverify", "lfs.gitprotocol")
+_PATIENCE = "30"
 _HINT = "install Git LFS (apt install git-lfs, brew install git-lfs), then try again"
 
 
@@ -131,6 +132,9 @@ class Shadow:
                 seen[pair] -= 1
             elif _travels(pair[0]):
                 yield self._absolute(*pair)
+        # Seconds without a byte; releases of Git LFS differ in what they do when none is said.
+        if "lfs.activitytimeout" not in said:
+            yield "lfs.activitytimeout", _PATIENCE
         # The shadow is bare, and found from its directory; this one setting may forbid that.
         yield "safe.bareRepository", "all"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from git_theta.core.chain import Read, Updates
@@ -10,7 +9,7 @@ from git_theta.core.checkpoint import read_segment
 from git_theta.core.manifest import Manifest
 from git_theta.core.sidecar import Facts, sidecar_path, weights_digest
 from git_theta.core.skeleton import unpack
-from git_theta.errors import CorruptError, MergeError, NotTrackedError
+from git_theta.errors import CorruptError, MergeError, NotTrackedError, shell_word
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.tracked import find_blob, parse_at
 
@@ -67,7 +66,7 @@ def require_sidecar(
     """
     rev, path = place
     where = f"in {rev}" if rev else "in the index"
-    again = f"git theta stats {kind} {shlex.quote(path)}"
+    again = f"git theta stats {kind} {shell_word(path)}"
     again += " A..B" if kind == "moments" else " --with module:function"
     found = find_sidecar(repo, rev, path, kind)
     if found is None:

@@ -214,7 +214,7 @@ def open_regular(path: Path) -> int | None:
 def blob_into(cwd: Path, blob: str, handle: int) -> None:
     """Write a blob of Git's, whatever its size, into an open file."""
     subprocess.run(
-        ["git", "cat-file", "blob", blob],
+        ["git", "-c", "core.bigFileThreshold=32m", "cat-file", "blob", blob],  # larger: streamed
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=handle,

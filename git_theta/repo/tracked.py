@@ -9,6 +9,7 @@ from pathlib import Path
 
 from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
 from git_theta.errors import ManifestError, NotTrackedError
+from git_theta.repo.closure import manifests_among
 from git_theta.repo.gitrepo import GitError, Repo, StagedEntry
 
 # No manifest is smaller or larger; blobs outside are not even read.
@@ -123,26 +124,17 @@ def every_manifest(repo: Repo) -> Iterator[tuple[str, bytes]]:
 
     In a partial clone only those that are here.
     """
-    asked = _blobs(repo)
-    if not asked:
-        return
-    for oid in asked:
-        text = manifest_text(repo, oid)
-        if text is not None:
-            yield oid, text
+    for found in manifests_among(repo, _blobs(repo)):
+        yield found.blob, found.text
 
 
-def _blobs(repo: Repo) -> list[str]:
-    listing = repo.git(
-        "cat-file", "--batch-check=%(objecttype) %(objectsize) %(objectname)",
-        "--batch-all-objects", "--unordered",
-    )  # fmt: skip
-    found = []
+def _blobs(repo: Repo) -> Iterator[tuple[str, str]]:
+    format_ = "--batch-check=%(objecttype) %(objectname)"
+    listing = repo.git("cat-file", format_, "--batch-all-objects", "--unordered")
     for line in listing.splitlines():
-        kind, size, oid = line.split()
-        if kind == b"blob" and _SMALLEST <= int(size) <= _LARGEST:
-            found.append(oid.decode())
-    return found
+        kind, oid = line.split()
+        if kind == b"blob":
+            yield oid.decode(), ""
 
 
 def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:

@@ -66,7 +66,9 @@ def test_log_lists_what_each_commit_did(merged: tuple[Sandbox, dict[str, str]]):
     found = {row["subject"]: row for row in repo.json("log", "n.safetensors")}
     assert {subject: row["commit"] for subject, row in found.items()} == ids
     assert found["base"]["state"] == "added"
-    assert found["topic"]["tensors"] == [{"name": "layer.0.weight", "what": "changed"}]
+    assert found["topic"]["tensors"] == [
+        {"name": "layer.0.weight", "what": "changed", "old_name": None}
+    ]
     assert found["merge"]["merge"]
     assert found["merge"]["counts"] == {"added": 1, "changed": 1}
     assert found["rename"]["counts"] == {}
@@ -77,6 +79,30 @@ def test_log_lists_what_each_commit_did(merged: tuple[Sandbox, dict[str, str]]):
     only = repo.json("log", "n.safetensors", "--tensor", "*.2.*", "-n", "1")
     assert [row["commit"] for row in only] == [ids["last"]]
     assert [r["commit"] for r in repo.json("log", "main~1..main", "n.safetensors")] == [ids["last"]]
+
+
+def test_a_renamed_tensor_keeps_its_history(repo: Sandbox):
+    ids = {}
+    layers = {f"layer.{n}.weight": n + ONES for n in range(3)}
+    (repo.work / NAME).write_bytes(encode(layers))
+    ids["first"] = repo.commit("first")
+    renamed = {name.replace("layer", "block"): v for name, v in layers.items()}
+    (repo.work / NAME).write_bytes(encode(renamed))
+    repo.commit("renamed")
+    renamed["block.1.weight"] = -ONES
+    (repo.work / NAME).write_bytes(encode(renamed))
+    ids["last"] = repo.commit("last")
+    found = {row["tensor"]: row["subject"] for row in repo.json("blame", NAME)}
+    assert found == {
+        "block.0.weight": "first", "block.1.weight": "last", "block.2.weight": "first",
+    }  # fmt: skip
+    assert "renamed layer.0-2.weight -> block.0-2.weight (3)" in repo.theta("log", NAME).stdout
+    only = repo.json("log", NAME, "--tensor", "layer.1.*")
+    assert [row["subject"] for row in only] == ["renamed", "first"]
+    (tensor,) = only[0]["tensors"]
+    assert tensor == {
+        "name": "block.1.weight", "what": "renamed", "old_name": "layer.1.weight",
+    }  # fmt: skip
 
 
 def test_files_that_were_raw_or_removed(sandbox: Sandbox):

@@ -66,6 +66,7 @@ def test_a_merge_is_replayed_on_other_parents(repo: Sandbox):
     repo.theta("merge", "other", "--replay", merge)
     assert np.array_equal(two.loaded()["layer.2.weight"], ONES * 5)
     report = repo.json("merge", "--verify", "HEAD")
+    assert report[0].pop("recipe")["rules"][1]["parameters"] == {"weights": [3, 1]}
     assert report == [{"path": NAME, "same": True, "tensors": 4, "differing": []}]
 
 

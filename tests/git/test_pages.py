@@ -45,6 +45,7 @@ def moved(old: Weights, scale: float) -> Weights:
             step = rng.normal(size=(len(values), 1)) @ rng.normal(size=(1, values.shape[1]))
             new[name] = (values + scale * (1 + number) * step).astype("<f4")
     new["head.weight"], new[EVIL] = np.ones((3, 3)), np.zeros(4)
+    new["tokens.weight"] = old["embed.weight"]
     return new
 
 
@@ -93,6 +94,9 @@ def test_the_page_of_a_difference_draws_everything(browser: Browser, diff_page: 
     assert browser.run("document.querySelectorAll('#spectrum svg').length") == 1
     names = "[...document.querySelectorAll('#body td:first-child')].map((td) => td.textContent)"
     assert any("<script>window.owned=1</script>" in name for name in browser.run(names))
+    assert "embed.weight → tokens.weight" in browser.run(names)
+    ticks = "[...document.querySelectorAll('#spectrum [aria-label^=\"y-axis tick label\"] text')]"
+    assert len(browser.run(f"{ticks}.map((node) => node.textContent).filter(Boolean)")) >= 2
     assert_sound(browser, diff_page)
     assert browser.picture("diff").stat().st_size > 20_000
 

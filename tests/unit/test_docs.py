@@ -42,3 +42,21 @@ def test_commands_that_a_page_names_exist(page: Path):
 def test_links_inside_the_project_lead_somewhere(page: Path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_every_test_that_the_table_of_workflows_names_exists():
+    table = (ROOT / "docs" / "workflows.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    rows = [line for line in rows if not line.startswith("| workflow")]
+    source = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row.split("|")[-2])
+        assert named, row
+        for name in named:
+            assert f"def {name}(" in source, name
+    of_ours = re.findall(r"^def (test_\w+)\(", _workflows(), re.MULTILINE)
+    assert [name for name in of_ours if name not in table] == []
+
+
+def _workflows() -> str:
+    return "".join(p.read_text() for p in (ROOT / "tests" / "workflows").glob("test_*.py"))

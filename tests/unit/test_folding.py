@@ -8,7 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core.folding import block_of, fold, module_of
+from git_theta.core.folding import block_of, fold, joined_old_name, module_of, renamed_like
 
 words = st.sampled_from(["layers", "attn", "q", "0", "1", "2", "3", "7", "10", "01", "w.b", "x/y"])
 names = st.sets(st.lists(words, min_size=1, max_size=5).map(".".join), max_size=40)
@@ -63,6 +63,18 @@ def test_what_is_not_alike_or_not_near_is_not_joined():
     sizes = dict(zip(found, [1.0, 1.5, 1.9, 5.0, 6.0, 1.0], strict=True))
     folded = fold(found, str, lambda _: 0, sizes.get)
     assert [one.name for one in folded] == ["a.0-2.w", "a.3-4.w", "a.5.w"]
+
+
+def test_old_names_are_joined_as_new_ones():
+    old = [f"h.{i}.mlp.{j}.w" for i in range(3) for j in range(2)]
+    new = [f"layers.{i}.experts.{j}.weight" for i in range(3) for j in range(2)]
+    was = dict(zip(new, old, strict=True)) | {"layers.3.experts.0.weight": "h.4.mlp.0.w"}
+    folded = fold(was, str, lambda name: renamed_like(was[name], name))
+    told = {joined_old_name(f.name, was[f.items[0]], f.items[0]): f.name for f in folded}
+    assert told == {
+        "h.0-2.mlp.0-1.w": "layers.0-2.experts.0-1.weight",
+        "h.4.mlp.0.w": "layers.3.experts.0.weight",
+    }
 
 
 def test_many_blocks_take_no_time():

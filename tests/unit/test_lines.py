@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.core.changes import compare
-from git_theta.core.lines import names_changed, read_lines, step, tensors_of
+from git_theta.core.lines import origins, read_lines, step, tensors_of
 from git_theta.core.manifest import Chunk, Manifest, Place, Segment, Tensor, dump
 from git_theta.errors import ManifestError
 
@@ -50,11 +50,36 @@ def test_a_step_is_what_the_parsed_manifests_say(old: dict[str, Tensor], new: di
     wanted = {c.name: c.what for c in compare(old, new).changes}
     found = step(*lines, summaries=True)
     assert found.changes == wanted
-    assert names_changed(*lines) == {name for name in wanted if name in new}
+    assert origins(*lines).keys() == {name for name in wanted if name in new}
     assert set(tensors_of(lines[1].tensors)) == set(new)
     assert found.stored == 1000 * len(manifest(new).objects.keys() - manifest(old).objects.keys())
     assert step(None, lines[1]).changes == dict.fromkeys(sorted(new), "added")
     assert step(lines[0], None).changes == dict.fromkeys(sorted(old), "removed")
+
+
+def test_renames_are_told_and_traced():
+    old = {"a.0.w": tensor(1), "a.1.w": tensor(1), "b": tensor(2), "c": tensor(3)}
+    new = {"z.0.w": tensor(1), "z.1.w": tensor(1), "d": tensor(2), "c": tensor(5)}
+    lines = [read_lines(dump(manifest(tensors))) for tensors in (old, new)]
+    former = {"z.0.w": "a.0.w", "z.1.w": "a.1.w", "d": "b"}
+    assert step(*lines).renamed == former
+    assert step(*lines).changes == {**dict.fromkeys(former, "renamed"), "c": "changed"}
+    assert origins(*lines) == {**former, "c": None}
+    assert {c.name: c.old_name for c in compare(old, new).changes} == {**former, "c": None}
+
+
+@given(models, models)
+def test_each_renamed_tensor_has_one_origin(old: dict[str, Tensor], new: dict[str, Tensor]):
+    changes = [c for c in compare(old, new).changes if c.what == "renamed"]
+    former = [c.old_name for c in changes]
+    assert len(set(former)) == len(former)
+    for change in changes:
+        assert change.old_name not in new
+        assert change.name not in old
+        assert old[change.old_name or ""].same_as(new[change.name])
+    names = {c.name for c in compare(old, new).changes if c.what == "removed"}
+    kept = {new[c.name].segment.digest for c in compare(old, new).changes if c.what == "added"}
+    assert not any(old[name].segment.digest in kept for name in names)
 
 
 def test_where_a_tensor_lies_is_no_change():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.compact import with_objects
 from git_theta.core.dtypes import nbytes
+from git_theta.core.limits import Limits
 from git_theta.core.manifest import (
     MAX_CHUNK,
     PREFIX,
@@ -86,7 +87,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     }
     manifest = Manifest(
         format=draw(st.sampled_from(["opaque", "safetensors", "x" * 64])),
-        size=draw(NATURAL),
+        size=draw(st.integers(0, Limits().size)),
         digest=digest(draw(st.integers(0, 9))),
         skeleton=draw(segments(30, bases, None)),
         tensors=tensors,

@@ -32,7 +32,7 @@
     const counts = Object.entries(model.counts).map(([what, number]) => [number.toLocaleString("en"), what]);
     const entries = [[`${rows.length} of ${rows.length + model.same}`, "tensors differ"], ...counts];
     if (model.relative_l2 !== null) entries.push([(model.estimated ? "≈ " : "") + percentText(model.relative_l2), "|ΔW| / |W| of what changed"]);
-    if (model.new) entries.push([bytesText(rows.reduce((sum, row) => sum + (row.what === "removed" ? 0 : row.stored), 0)), "stored for what changed"]);
+    if (model.new) entries.push([bytesText(rows.reduce((sum, row) => sum + (row.what === "removed" || row.what === "renamed" ? 0 : row.stored), 0)), "stored for what changed"]);
     tiles($("tiles"), entries);
     const kinds = [...new Set(rows.map((row) => row.what))];
     $("what").replaceChildren(make("option", { value: "", text: "every change" }), ...kinds.map((what) => make("option", { value: what, text: what })));
@@ -148,7 +148,7 @@
     if (!chosen) return;
     const row = chosen, side = row.new || row.old;
     $("view-name").textContent = row.name;
-    const facts = [["change", row.what + (row.sure ? "" : " (as far as summaries tell)")], ["shape", shape(row)], ["stored as", `${row.kinds.join(" + ") || "not yet stored"}, ${bytesText(row.stored)} of ${bytesText(side.bytes)}`]];
+    const facts = [["change", row.what + (row.sure ? "" : " (as far as summaries tell)")], ...(row.old_name === null ? [] : [["was called", row.old_name]]), ["shape", shape(row)], ["stored as", `${row.kinds.join(" + ") || "not yet stored"}, ${bytesText(row.stored)} of ${bytesText(side.bytes)}`]];
     for (const metric of metrics) if (row.metrics[metric.name]) facts.push([metric.label, text(row, metric.name)]);
     $("facts").replaceChildren(...facts.flatMap(([name, told]) => [make("dt", { text: name }), make("dd", { text: told })]));
     const width = Math.min(560, Math.max(260, $("view").clientWidth - 40));
@@ -165,7 +165,7 @@
   function distributions(row, width) {
     const found = row.histogram, box = $("histogram");
     if (!found) {
-      box.replaceChildren(make("p", { class: "soft", text: row.old && row.new ? "Distributions need the weights: write the report again with --exact." : "There is only one side." }));
+      box.replaceChildren(make("p", { class: "soft", text: row.what === "renamed" ? "The values are the same." : row.old && row.new ? "Distributions need the weights: write the report again with --exact." : "There is only one side." }));
       return;
     }
     const size = (found.high - found.low) / found.old.length;
@@ -188,14 +188,17 @@
   function spectrum(row, width) {
     const found = row.singular, box = $("spectrum");
     if (!found || !found.values.length) {
-      box.replaceChildren(make("p", { class: "soft", text: row.old && row.new && (row.new.shape.length > 1) ? "Singular values need the weights: write the report again with --exact." : "Singular values are of matrices." }));
+      box.replaceChildren(make("p", { class: "soft", text: row.what === "renamed" ? "There is no difference." : row.old && row.new && (row.new.shape.length > 1) ? "Singular values need the weights: write the report again with --exact." : "Singular values are of matrices." }));
       return;
     }
     const floor = found.values[0] * 1e-7;
     const points = found.values.map((value, index) => ({ index: index + 1, value: Math.max(value, floor) }));
+    const [low, high] = d3.extent(points, (point) => point.value);
+    // On a logarithmic axis of less than a decade most of the usual ticks would have no label.
+    const ticks = high < 10 * low ? d3.ticks(low, high, 4) : 5;
     const chart = Plot.plot({
       width, height: 200, marginLeft: 60, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" },
-      x: { label: "number", ticks: Math.min(width / 50, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks: 5, tickFormat: numberText },
+      x: { label: "number", ticks: Math.min(width / 50, points.length), tickFormat: "d" }, y: { type: "log", label: "singular value of the difference", grid: true, ticks, tickFormat: numberText },
       marks: [Plot.lineY(points, { x: "index", y: "value", stroke: colour("--new") }), Plot.dot(points, { x: "index", y: "value", fill: colour("--new"), r: 3 })],
       ariaLabel: `The ${points.length} largest singular values of the difference`,
     });
@@ -212,13 +215,17 @@
 
   // --- the table --------------------------------------------------------------------------------
 
+  function called(row) {
+    return row.old_name === null ? row.name : `${row.old_name} → ${row.name}`;
+  }
+
   function columns() {
     return [
-      { key: "name", title: "tensor", text: (row) => row.name, sort: (row) => row.name },
+      { key: "name", title: "tensor", text: called, sort: called },
       { key: "what", title: "change", text: (row) => row.what, sort: (row) => row.what },
       { key: "shape", title: "shape", text: shape, sort: (row) => (row.new || row.old).bytes },
       ...metrics.filter((metric) => rows.some((row) => row.metrics[metric.name])).map((metric) => ({ key: metric.name, title: metric.title, text: (row) => text(row, metric.name), sort: (row) => value(row, metric.name) })),
-      { key: "stored", title: "stored", text: (row) => row.what === "removed" ? "" : `${bytesText(row.stored)} ${row.kinds.join("+")}`, sort: (row) => row.stored },
+      { key: "stored", title: "stored", text: (row) => row.what === "removed" || row.what === "renamed" ? "" : `${bytesText(row.stored)} ${row.kinds.join("+")}`, sort: (row) => row.stored },
     ];
   }
 
@@ -226,7 +233,7 @@
     const list = columns();
     const sorter = list.find((column) => column.key === order.key) || list[0];
     const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), what = $("what").value;
-    const found = rows.filter((row) => (!what || row.what === what) && words.every((word) => row.name.toLowerCase().includes(word)));
+    const found = rows.filter((row) => (!what || row.what === what) && words.every((word) => called(row).toLowerCase().includes(word)));
     const compare = order.down ? d3.descending : d3.ascending;
     const blank = (row) => sorter.sort(row) === null ? 1 : 0;
     found.sort((a, b) => blank(a) - blank(b) || compare(sorter.sort(a), sorter.sort(b)) || d3.ascending(a.name, b.name));
@@ -254,5 +261,5 @@
   }
 
   if (data.models.length) start();
-  else { $("title").textContent = "Nothing differs"; for (const id of ["models", "heat", "view", "all", "plain"]) $(id).hidden = true; }
+  else { $("title").textContent = "Nothing differs"; $("range").textContent = data.told; $("foot").textContent = `Written by git-theta ${data.version}.`; for (const id of ["models", "heat", "view", "all", "plain"]) $(id).hidden = true; }
 })();

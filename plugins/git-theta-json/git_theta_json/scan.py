@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from git_theta.core import limits
 from git_theta.errors import FormatError
 
-MAX_DEPTH = 200
 BOM = b"\xef\xbb\xbf"
 
 TOKEN = re.compile(
@@ -131,8 +131,9 @@ class _Walk:
         return found
 
     def _push(self, *, is_object: bool) -> None:
-        if len(self._stack) >= MAX_DEPTH:
-            raise FormatError(f"it is nested more than {MAX_DEPTH} levels deep")
+        most = limits.current()
+        if len(self._stack) >= most.nesting:
+            raise FormatError(f"it is nested too deep; {most.told('nesting')}")
         self._stack.append(_Level(is_object))
         self._next = _FIRST_KEY if is_object else _FIRST_ITEM
 

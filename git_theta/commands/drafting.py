@@ -1,0 +1,71 @@
+"""The merged file itself, written while it is computed, so that nobody has to restore it.
+
+The frame of our side says where each tensor will probably lie. What was written for another place,
+or not at all, is written at the end, when the real frame is known. The filter proves every byte
+before the file comes into the work tree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from git_theta.core.assembly import Version
+from git_theta.core.chain import Bytes
+from git_theta.core.checkpoint import file_parts
+from git_theta.core.manifest import Chunk, Segment
+from git_theta.core.skeleton import Skeleton
+from git_theta.repo.streams import write_at
+
+
+class Draft:
+    """A file that comes into being. A disk that fails or is full only means that there is none."""
+
+    def __init__(self, file: Path, frame: Version) -> None:
+        self._places: dict[str, int] = {}
+        for index, key in enumerate(frame.keys):
+            for name in (key,) if isinstance(key, str) else key if isinstance(key, tuple) else ():
+                self._places[name] = frame.file.offset(index)
+        self._written: dict[int, str] = {}
+        self._failed = False
+        try:
+            self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError:
+            self._handle, self._failed = -1, True
+
+    def write(self, names: Sequence[str], start: int, plain: Bytes, digest: str) -> None:
+        """Write a chunk of a tensor, or of tied ones. Called from several threads."""
+        places = {self._places[name] for name in names if name in self._places}
+        for place in () if self._failed else places:
+            self._put(place + start, plain.data)
+            self._written[place + start] = digest
+
+    def finish(
+        self, skeleton: Skeleton, segments: Sequence[Segment], read: Callable[[Chunk], Bytes]
+    ) -> bool:
+        """Write what is still lacking; says whether the file is whole."""
+        if self._failed or skeleton.runs is None:
+            return False
+        at = 0
+        for part in file_parts(skeleton, list(segments)):
+            if part.chunk is None:
+                self._put(at, part.data or memoryview(b""))
+            elif self._written.get(at) != part.chunk.digest:
+                self._put(at, read(part.chunk).data)
+            at += part.size
+        if not self._failed:
+            os.ftruncate(self._handle, at)
+        return not self._failed
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _put(self, at: int, data: memoryview) -> None:
+        try:
+            write_at(self._handle, data, at)
+        except OSError:
+            self._failed = True
