@@ -222,7 +222,7 @@ def measure(box: Sandbox, rounds: int, scale: float) -> Section:
     rows = list(_rows(results))
     for name, share, count in _estimates(box):
         shown = f"{share:.1%} within {NEAR:.0%} >= {SHARE:.0%}"
-        work, model = "estimated against exact |dW|", f"MiniLM, {name}"
+        work, model = "estimated distance against exact", f"MiniLM, {name}"
         told = f"{count} tensors"
         rows.append(Row(work, model, "-", told, 1 - share, 1 - SHARE, shown))
     return Section(table(HEAD, (row.line() for row in rows)), rows)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import differences, everyday, hundred, merging, peers, speed, updates
+from benchmarks import differences, everyday, hundred, load, merging, peers, speed, updates
 from benchmarks.report import Section, headed, replaced
 from benchmarks.sandbox import CACHE, ROOT, RunError, Sandbox, sandbox
 
@@ -22,6 +22,7 @@ PARTS: dict[str, Part] = {
     "hundred": hundred.measure,
     "merging": merging.measure,
     "diff": differences.measure,
+    "load": load.measure,
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 DISK = 20e9

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from git_theta import registry
 from git_theta.commands.model_versions import Source, Stored, Version
@@ -32,6 +33,7 @@ from git_theta.core.sketch import Summary
 _SMALL = 1024
 _FEW_SMALL = 4000
 _PLAIN_KINDS = ("dense", "delta")
+_DIGEST = 32  # bytes
 
 Watch = Callable[[Pair], Meter]
 
@@ -333,17 +335,32 @@ def _is_permuted(pair: _Lined) -> bool:
     shape = pair.new.shape
     if not shape or not shape[0] or pair.old.dtype != pair.new.dtype or pair.old.strides:
         return False
+    width = pair.new.segment.size // shape[0]
     old, new = (
-        _rows([source.weights(c, np.empty(c.size, np.uint8)) for c in pair.side(side)], shape[0])
+        sorted_rows((source.weights(c, np.empty(c.size, np.uint8)) for c in pair.side(side)), width)
         for side, source in enumerate(pair.sources)
     )
     return bool(np.array_equal(old, new))
 
 
-def _rows(parts: Sequence[Bytes], rows: int) -> Bytes:
-    """All rows, sorted."""
-    plain = np.concatenate(parts)
-    width = len(plain) // rows
-    return np.sort(
-        plain.view(f"V{width}") if width not in (1, 2, 4, 8) else plain.view(f"u{width}")
+def sorted_rows(parts: Iterable[Bytes], width: int) -> Bytes:
+    """All rows, sorted; of wide rows their digests, so that no more than a part is held."""
+    rows: list[Bytes] = []
+    left = np.empty(0, np.uint8)
+    for part in parts:
+        data = np.concatenate((left, part)) if len(left) else part
+        whole = len(data) // width * width
+        rows.append(_row_names(data[:whole], width))
+        left = data[whole:].copy()
+    found = np.concatenate(rows)
+    named = min(width, _DIGEST)
+    return np.sort(found.view(f"u{named}" if named in (1, 2, 4, 8) else f"V{named}"))
+
+
+def _row_names(data: Bytes, width: int) -> Bytes:
+    if width <= _DIGEST:
+        return data
+    names = b"".join(
+        blake3(data[at : at + width].data).digest() for at in range(0, len(data), width)
     )
+    return np.frombuffer(names, np.uint8)

@@ -15,7 +15,15 @@ from git_theta.errors import ThetaError
 from git_theta.settings import debugging
 
 INTERNAL = 128
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+)
 
 
 def report(error: Exception, words: list[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from git_theta.commands.agreement import catalog_faults, setup_faults
 from git_theta.commands.losses import Loss, losses_of, places
 from git_theta.commands.options import JSON_OPTION
 from git_theta.commands.progress import progress
@@ -17,14 +18,17 @@ from git_theta.commands.terminal import count, note, printable, say, say_json, s
 from git_theta.core.chain import sealed
 from git_theta.core.checkpoint import by_digest
 from git_theta.core.manifest import Manifest
+from git_theta.core.pooling import Pool
 from git_theta.errors import CorruptError, ManifestError, MissingError
 from git_theta.repo import remotes
-from git_theta.repo.tracked import every_manifest, read_or_error
+from git_theta.repo.collect import blob_id
+from git_theta.repo.tracked import manifests_or_damage, read_or_error
 
 _REMEDIES = {
     "missing": "git theta fetch --all; else git theta push --all in a clone that has it",
     "corrupt": "delete the damaged object, then git theta fetch --all",
     "manifest": "git log --all -- PATH, and take a version from before the damage",
+    "catalog": "git theta fsck --rebuild makes this cache anew; no data is lost",
     "remote": "git theta push --all REMOTE, here or in a clone that has it",
     "plug-in": "pip install the package that git theta show names",
 }
@@ -47,7 +51,7 @@ def command(is_rebuild: bool, remote: str | None, as_json: bool) -> int:
     is damaged.
 
     --rebuild also makes the catalog (a cache that may be deleted at any time) from what was
-    proven.
+    proven. What is wrong with hooks and configuration is a warning: see git theta doctor.
 
     --remote asks a remote (by default that of the branch, or origin) whether it has every object
     that the manifests of its own branches and tags name, and says what can be pushed again from
@@ -59,17 +63,22 @@ def command(is_rebuild: bool, remote: str | None, as_json: bool) -> int:
             target = remote or remotes.default(session.repo)
             checked, losses = _check_remote(session, target)
         else:
-            checked, losses = _check_here(session, is_rebuild=is_rebuild)
+            checked, losses = check_here(session, is_rebuild=is_rebuild)
+        findings = [] if remote is not None else list(setup_faults(session.repo))
     finally:
         session.close()
     if as_json:
-        say_json({**asdict(checked), "losses": [asdict(loss) for loss in losses]})
+        found = {"losses": list(map(asdict, losses)), "findings": list(map(asdict, findings))}
+        say_json(asdict(checked) | found)
     else:
         _print(checked, losses)
+        for finding in findings:
+            note(f"warning: {finding.check}: {finding.message} ({finding.remedy})")
     return _exit_code(losses)
 
 
-def _check_here(session: Session, *, is_rebuild: bool) -> tuple[_Checked, list[Loss]]:
+def check_here(session: Session, *, is_rebuild: bool = False) -> tuple[_Checked, list[Loss]]:
+    """Check all manifests, objects and chunks of this repository, and the catalog."""
     manifests, losses = _read_all(session)
     checked = _Checked.of(manifests.values())
     with progress(checked.bytes, "checking") as advance:
@@ -78,6 +87,10 @@ def _check_here(session: Session, *, is_rebuild: bool) -> tuple[_Checked, list[L
     losses += losses_of(session, manifests, proof, remotes_with(session, wanted))
     if is_rebuild:
         _rebuild(session, manifests, proof)
+    losses += (
+        Loss(kind="catalog", message=message, blob="")
+        for message in catalog_faults(session.catalog, manifests.values(), proof)
+    )
     return checked, losses
 
 
@@ -105,12 +118,16 @@ def _read_all(session: Session) -> tuple[dict[str, Manifest], list[Loss]]:
     """All manifests of the object database by blob id; those that cannot be read are losses."""
     manifests: dict[str, Manifest] = {}
     broken: dict[str, str] = {}
-    for blob, text in every_manifest(session.repo):
+    pool = Pool()
+    for blob, text in manifests_or_damage(session.repo):
+        if text is None or blob_id(session.repo, text) != blob:
+            broken[blob] = "Git cannot read this object; git fsck --full says more"
+            continue
         read = read_or_error("", text)
         if isinstance(read, ManifestError):
             broken[blob] = str(read).removeprefix(": ")
         else:
-            manifests[blob] = read
+            manifests[blob] = pool.share(read)
     where = places(session, broken)
     losses = [
         Loss(kind="manifest", message=message, blob=blob, path=path, commit=commit)
@@ -134,7 +151,7 @@ def _rebuild(session: Session, manifests: Mapping[str, Manifest], proof: Proof) 
 
 def _exit_code(losses: list[Loss]) -> int:
     kinds = {loss.kind for loss in losses}
-    if kinds & {"corrupt", "manifest"}:
+    if kinds & {"corrupt", "manifest", "catalog"}:
         return CorruptError.exit_code
     return MissingError.exit_code if kinds else 0
 
@@ -157,7 +174,8 @@ def _named(loss: Loss) -> Iterator[str]:
         yield printable(loss.path)
     if loss.tensor is not None:
         yield f"tensor {printable(loss.tensor)}"
-    yield f"(commit {loss.commit[:12]})" if loss.commit else f"(blob {loss.blob[:12]})"
+    if loss.commit or loss.blob:
+        yield f"(commit {loss.commit[:12]})" if loss.commit else f"(blob {loss.blob[:12]})"
     yield f"- {printable(loss.message)}"
     if loss.available == ("here",):
         yield "(it is here)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from git_theta import registry
 from git_theta.commands.strategies import strategy_class
-from git_theta.commands.terminal import complain, say_json, say_table
+from git_theta.commands.terminal import complain, printable, say_json, say_table
 from git_theta.errors import PluginError
 
 
@@ -26,7 +26,7 @@ def _load(name: str) -> Any:
     try:
         return strategy_class(name)
     except PluginError as error:
-        complain(f"git theta: {name}: {error}")
+        complain(f"git theta: {printable(name)}: {printable(str(error))}")
     return None
 
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from git_theta.commands.proof import Failure, Proof
 from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, Segment
-from git_theta.repo.tracked import named_places, staged_blobs
+from git_theta.repo.tracked import named_places, staged_paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """One thing that cannot be restored, and where it is needed.
 
-    `kind` is missing, corrupt, plug-in or manifest, or remote for what a remote lacks; `commit` is
-    None for what is only staged; `tensor` is None for bytes between the tensors and for a whole
-    manifest. `available` names the remotes that have the object; "here" stands for this repository.
+    `kind` is missing, corrupt, plug-in or manifest, remote for what a remote lacks, or catalog for
+    what only this cache says wrongly. `commit` is None for what is only staged; `tensor` is None
+    for bytes between the tensors and for a whole manifest. `available` names the remotes that
+    have the object; "here" stands for this repository.
     """
 
     kind: str
@@ -34,7 +35,7 @@ def places(
     session: Session, blobs: Mapping[str, object]
 ) -> dict[str, list[tuple[str | None, str | None]]]:
     """(commit, path) of each blob, the newest first; (None, path) for one only staged."""
-    staged = {blob.oid: blob.path for blob in staged_blobs(session.repo)} if blobs else {}
+    staged = {entry.oid: entry.path for entry in staged_paths(session.repo)} if blobs else {}
     named = named_places(session.repo, blobs)
     return {blob: [*named[blob]] or [(None, staged.get(blob))] for blob in blobs}
 
@@ -46,6 +47,8 @@ def losses_of(
     available: Mapping[str, tuple[str, ...]],
 ) -> Iterator[Loss]:
     """What of some manifests cannot be restored, by path, tensor and commit."""
+    if not proof.objects and not proof.chunks:
+        return
     lost = {blob: found for blob, m in manifests.items() if (found := list(_of(m, proof)))}
     found_at = places(session, lost)
     for blob, found in lost.items():

@@ -31,7 +31,7 @@ from git_theta.repo.pointers import (
 )
 from git_theta.repo.reuse import MAX_MANIFEST, Before
 from git_theta.repo.rewrite import FileEntry, History
-from git_theta.repo.streams import FileStream, blob_into, write_fully
+from git_theta.repo.streams import STREAMING, FileStream, blob_into, write_fully
 
 _READ_WHOLE = 1 << 20
 _SHOWN = 5
@@ -319,9 +319,7 @@ class Exporter:
     def _keep(self, pointer: Pointer, name: Path, handle: int) -> str:
         repo = self._session.repo
         if self._lfs is not None and pointer.size:
-            self._lfs.land(name, handle, pointer.oid, sync=self._session.settings.sync)
-            if sha256_of(handle) != pointer:
-                raise CorruptError("the file that was written for Git LFS is not the same")
+            self._lfs.land(name, handle, pointer, sync=self._session.settings.sync)
         if self._lfs is not None:
             text = pointer_text(pointer) if pointer.size else b""
             oid = repo.git("hash-object", "-w", "--no-filters", "--stdin", stdin=text)
@@ -354,7 +352,7 @@ def digest(pieces: Iterable[bytes | memoryview]) -> Pointer:
 def blob_digest(cwd: Path, blob: str) -> Pointer:
     """sha256 and size of a blob of Git's, whatever its size."""
     with subprocess.Popen(
-        ["git", "-c", "core.bigFileThreshold=32m", "cat-file", "blob", blob],
+        [*STREAMING, "cat-file", "blob", blob],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from git_theta.commands.staging import Look, look
 from git_theta.commands.terminal import printable
-from git_theta.core.manifest import is_manifest, parse
 from git_theta.errors import NotTrackedError, RefusedError, ThetaError
 from git_theta.repo.attributes import FILE
 from git_theta.repo.configuration import installed
-from git_theta.repo.gitrepo import GitError, Repo, run_git
+from git_theta.repo.gitrepo import GitError, Repo
 from git_theta.repo.index import restat
 from git_theta.repo.objects import store_failed
-from git_theta.repo.pointers import read_pointer
-from git_theta.repo.reuse import MAX_MANIFEST
+from git_theta.repo.pointers import LIMIT, read_pointer
 from git_theta.repo.rewrite import History, ObjectWriter, rewritten_tag, tag_target
 from git_theta.repo.tracked import is_left_as_manifest
 
@@ -86,9 +84,14 @@ def check_safe(repo: Repo) -> None:
         return
     if not installed(repo):
         raise RefusedError("git-theta is not set up on this machine", hint="git theta install")
-    if repo.text("status", "--porcelain", "-uno", "--ignore-submodules"):
+    lines = repo.text("status", "--porcelain", "-uno", "--ignore-submodules")
+    if not lines:  # a new attribute file would be in the way of one that is written
+        lines = repo.text("status", "--porcelain", "-uall", "--", f":(top,glob)**/{FILE}")
+    if lines:
+        first = printable(lines.splitlines()[0][3:])
         raise RefusedError(
-            "there are changes that are not committed", hint="git commit or git stash them first"
+            f"there are changes that are not committed, to {first} for one",
+            hint="git commit them first",
         )
 
 
@@ -272,6 +275,8 @@ class Moves:
                 stdin=text.encode(errors="surrogateescape"),
             )  # fmt: skip
         except GitError as error:
+            if not any(self._repo.resolve(n) == new != old for n, old, new in move.refs):
+                self._pending.unlink(missing_ok=True)
             raise RefusedError(
                 f"Git would not move the refs: {error}",
                 hint="remove a lock file that a killed command left, then run the command again",
@@ -314,42 +319,85 @@ def looks_of(repo: Repo, commit: str) -> dict[str, Look]:
     return {name: look(repo.cwd / name) for name in names}
 
 
+class _Change(NamedTuple):
+    """A file that differs between two commits; ids of zeros mean that there is none."""
+
+    before: str
+    mode: str
+    oid: str
+
+    @property
+    def is_gone(self) -> bool:
+        return not self.oid.strip("0")
+
+
 def follow(repo: Repo, old: str, new: str, looks: Mapping[str, Look]) -> None:
     """Bring index and work tree from one commit to another whose files have the same bytes.
 
     Files that are as they were when `looks` were taken are not read; the others Git compares.
     """
-    told = repo.git("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new)
-    items = told.decode(errors="surrogateescape").split("\0")
-    changes = {
-        path: tuple(meta.split()) for meta, path in zip(items[::2], items[1::2], strict=False)
-    }
-    sparse = _sparse(repo)
-    lines = []
-    for path, (_, mode, _, oid, _) in changes.items():
-        lines.append(f"{mode} {oid}\t{path}\0" if oid.strip("0") else f"0 {oid}\t{path}\0")
+    changes = _changes(repo, old, new)
+    sparse = _sparse(repo) & changes.keys()
+    lines = [f"{'0' if c.is_gone else c.mode} {c.oid}\t{p}\0" for p, c in changes.items()]
     _feed(repo, "update-index -z --index-info", lines)
-    _feed(
-        repo, "update-index -z --skip-worktree --stdin", [f"{p}\0" for p in changes if p in sparse]
-    )
-    stale: list[str] = []
-    same: dict[str, str] = {}
-    for path, (_, _, _, oid, _) in changes.items():
-        if path in sparse:
+    _feed(repo, "update-index -z --skip-worktree --stdin", [f"{path}\0" for path in sparse])
+    here = {path: change for path, change in changes.items() if path not in sparse}
+    stale, same = [], {}
+    for path, change in here.items():
+        full = repo.cwd / path
+        if full.name == FILE:
             continue
-        if not oid.strip("0"):
-            with suppress(OSError):
-                (repo.cwd / path).unlink()
-        elif Path(path).name == FILE or not _holds(repo, path, oid):
+        if _is_text(full):
             stale.append(path)
-        elif looks.get(path) and looks[path] == look(repo.cwd / path):
-            same[path] = oid
+        elif looks.get(path) and looks[path] == look(full):
+            same[path] = change.oid
     # Attribute files go first: they decide how Git writes the others.
-    first = [path for path in stale if Path(path).name == FILE]
-    for paths in (first, stale[len(first) :]):
-        _feed(repo, "checkout-index -f -u -z --stdin", [f"{path}\0" for path in paths])
+    _write_attributes(repo, {p: c for p, c in here.items() if Path(p).name == FILE})
+    _feed(repo, "checkout-index -f -u -z --stdin", [f"{path}\0" for path in stale])
     restat(repo, same)
     repo.git("update-index", "-q", "--refresh", check=False)
+
+
+def _changes(repo: Repo, old: str, new: str) -> dict[str, _Change]:
+    told = repo.git("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new)
+    items = told.decode(errors="surrogateescape").split("\0")
+    found = {}
+    for meta, path in zip(items[::2], items[1::2], strict=False):
+        _, mode, before, oid, _ = meta.split()
+        found[path] = _Change(before, mode, oid)
+    return found
+
+
+def _write_attributes(repo: Repo, changes: Mapping[str, _Change]) -> None:
+    """Attribute files of the new commit, where the old one's stand; others are let be."""
+    ours = [path for path, change in changes.items() if _is_as(repo, repo.cwd / path, change)]
+    for path in ours:
+        if changes[path].is_gone:
+            (repo.cwd / path).unlink(missing_ok=True)
+    left = [f"{path}\0" for path in ours if not changes[path].is_gone]
+    _feed(repo, "checkout-index -f -u -z --stdin", left)
+
+
+def _is_as(repo: Repo, full: Path, change: _Change) -> bool:
+    """Whether an attribute file is what a commit says; one that somebody changes is let be."""
+    there = bool(change.before.strip("0"))
+    try:
+        now = full.read_bytes()
+    except FileNotFoundError:
+        return not there
+    found = repo.objects.read(change.before) if there else None
+    return found is not None and now.replace(b"\r\n", b"\n") == found[1].replace(b"\r\n", b"\n")
+
+
+def _is_text(full: Path) -> bool:
+    """Whether the work tree has a text that stands for a file, rather than the file."""
+    try:
+        if is_left_as_manifest(full):
+            return True
+        with full.open("rb") as file:
+            return read_pointer(file.read(LIMIT)) is not None
+    except (OSError, ThetaError):
+        return False
 
 
 def _feed(repo: Repo, command: str, lines: Sequence[str]) -> None:
@@ -360,24 +408,3 @@ def _feed(repo: Repo, command: str, lines: Sequence[str]) -> None:
 def _sparse(repo: Repo) -> set[str]:
     listing = repo.git("ls-files", "-t", "-z").decode(errors="surrogateescape")
     return {item[2:] for item in listing.split("\0") if item.startswith("S ")}
-
-
-def _holds(repo: Repo, path: str, oid: str) -> bool:
-    """Whether the work tree has the file itself, rather than a text that stands for it."""
-    full = repo.cwd / path
-    try:
-        size = full.lstat().st_size
-    except OSError:
-        return False
-    if is_left_as_manifest(full):
-        return False
-    if size == int(run_git(["cat-file", "-s", oid], cwd=repo.cwd)):
-        return True
-    found = repo.objects.read(oid, limit=MAX_MANIFEST)
-    text = found[1] if found else b""
-    with suppress(ThetaError):
-        pointer = read_pointer(text)
-        if pointer is not None:
-            return size == pointer.size
-        return is_manifest(text) and size == parse(text).size
-    return False

@@ -61,7 +61,10 @@ def prove(session: Session, manifests: Iterable[Manifest], advance: Callable[[in
         sizes.update(manifest.objects)
         bases = by_digest(manifest)
         for chunk in manifest.all_chunks():
-            chunks.setdefault(sealed(chunk, bases), (chunk, bases))
+            seal = sealed(chunk, bases)
+            if seal not in chunks:  # and with it no more of its manifest than it stands on
+                under = {link.digest: link for link in links_of(chunk, bases)[1:]}
+                chunks[seal] = chunk, under
     with ThreadPoolExecutor(session.settings.threads) as pool:
         names = sorted(sizes)
         for oid, failure in zip(

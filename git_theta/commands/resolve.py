@@ -14,7 +14,7 @@ from git_theta.commands.merging import Side, merge_manifests
 from git_theta.commands.options import path_from_top
 from git_theta.commands.placing import Placed, place
 from git_theta.commands.session import Session
-from git_theta.commands.terminal import note
+from git_theta.commands.terminal import note, printable
 from git_theta.commands.versions import side
 from git_theta.core.recipe import Instructions
 from git_theta.errors import NotTrackedError, shell_word
@@ -63,7 +63,7 @@ def _resolve(session: Session, path: str, instructions: Instructions) -> int:
         return CONFLICT
     place(session, {path: Placed(path, stages[OURS].mode, outcome.text)})
     tell(path, outcome)
-    note(f"staged {path}; commit it, or continue what was stopped")
+    note(f"staged {printable(path)}; commit it, or continue what was stopped")
     return MERGED
 
 

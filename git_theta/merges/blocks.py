@@ -109,8 +109,11 @@ def mean(tensors: tuple[Tensor, ...], parts: list[float]) -> Tensor:
     """The weighted mean, for weights of sum 1: where all tensors are equal, exactly that number.
 
     It is counted from the tensor of the greatest weight. A plain sum of products differs from what
-    is the same everywhere by its rounding: entries that no model changed would change.
+    is the same everywhere by its rounding: entries that no model changed would change. Half of the
+    sum of two is exact there, and has the same bits in either order.
     """
+    if len(tensors) == 2 and parts[0] == parts[1] == 0.5:
+        return (tensors[0] + tensors[1]).mul_(0.5)
     first = max(range(len(parts)), key=lambda index: abs(parts[index]))
     total: Tensor | None = None
     for index, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):

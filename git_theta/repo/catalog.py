@@ -75,6 +75,10 @@ class Catalog:
             with suppress(zlib.error):
                 yield KnownFile(digest, zlib.decompress(packed), written)
 
+    def places(self) -> list[tuple[str, str, int]]:
+        """Where all known records lie: (digest of the chunk, object, offset)."""
+        return [(d, o, s) for d, o, s in self._rows("SELECT digest, oid, start FROM chunks", ())]
+
     def proven(self, digest: str) -> list[Chunk]:
         """Records of a chunk that this repository wrote or has decoded, sealed."""
         if self._is_bare():

@@ -218,8 +218,18 @@ def _answers(process: subprocess.Popen[bytes], oids: Sequence[str]) -> Iterator[
     for oid in oids:
         fields = process.stdout.readline().split()
         if len(fields) != 3:
-            raise GitError(f"Git cannot read blob {oid}")
-        yield oid, process.stdout.read(int(fields[2]) + 1)[:-1]
+            raise _damaged(oid)
+        data = process.stdout.read(int(fields[2]) + 1)
+        if len(data) != int(fields[2]) + 1:
+            raise _damaged(oid)
+        yield oid, data[:-1]
+
+
+def _damaged(name: str) -> GitError:
+    return GitError(
+        f"Git cannot read object {name}: it is damaged",
+        hint="git fsck --full says more; fetch it from a clone that has it",
+    )
 
 
 class ObjectReader:
@@ -230,9 +240,13 @@ class ObjectReader:
 
     def __init__(self, cwd: Path, *, replaced: bool = True) -> None:
         self._cwd = cwd
-        self._process = subprocess.Popen(
-            ["git", *([] if replaced else ["--no-replace-objects"]), "cat-file", "--batch"],
-            cwd=cwd,
+        self._options = [] if replaced else ["--no-replace-objects"]
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["git", *self._options, "cat-file", "--batch"],
+            cwd=self._cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -242,6 +256,9 @@ class ObjectReader:
         """The object that a name (`OID`, `HEAD:path`, `:0:path`) stands for: (oid, bytes).
 
         Returns None where there is none. Above `limit` bytes only the first `limit` are returned.
+
+        Raises:
+            GitError: it is there, and damaged.
         """
         if "\n" in name:  # would be two names to this process
             name = self._resolved(name)
@@ -259,7 +276,12 @@ class ObjectReader:
         data = stdout.read(wanted)
         left = size - wanted + 1
         while left:
-            left -= len(stdout.read(min(left, 1 << 20)))
+            skipped = len(stdout.read(min(left, 1 << 20)))
+            if not skipped:  # Git gives up in the middle of an object that it finds damaged
+                self.close()
+                self._process = self._start()
+                raise _damaged(answer[0].decode())
+            left -= skipped
         return answer[0].decode(), data
 
     def _resolved(self, name: str) -> str:

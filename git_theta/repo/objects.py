@@ -281,10 +281,7 @@ class Store:
         return bool(_listdir(self.scratch))
 
     def sweep_temporary(self) -> None:
-        """Remove what killed processes left behind: files that nobody holds locked.
-
-        What Git LFS left, and keeps for a while to go on with, goes when it is old.
-        """
+        """Remove what killed processes left behind; of Git LFS, which may go on, what is old."""
         temporary.sweep(self.scratch)
         lfs = self.media.parent
         temporary.sweep_old(lfs / name for name in ("incomplete", "tmp", "logs"))
@@ -392,7 +389,7 @@ class PackWriter:
         """Remove the pack being written; finished ones stay until a collection takes them."""
         if self._size:
             self._size = 0
-            self._waiting.clear()
+            self._waiting = bytearray()
             os.close(self._handle)
             self._path.unlink(missing_ok=True)
 

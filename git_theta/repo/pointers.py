@@ -5,14 +5,16 @@ For moving in and out of Git LFS. What git-theta stores itself never comes this 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from git_theta.errors import RefusedError
+from git_theta.errors import CorruptError, RefusedError
 from git_theta.repo import remotes
 from git_theta.repo.gitrepo import GitError, Repo, run_git
 from git_theta.repo.objects import store_failed
@@ -127,14 +129,28 @@ class LfsFiles:
         writer.flush()
         return commit
 
-    def land(self, temporary: Path, handle: int, oid: str, *, sync: bool) -> None:
-        """Give a finished file its name; one that is there already wins."""
-        target = self.path(oid)
+    def land(self, temporary: Path, handle: int, pointer: Pointer, *, sync: bool) -> None:
+        """Give a finished file its name, and read it there.
+
+        Raises:
+            CorruptError: it is not what the pointer says.
+        """
+        target = self.path(pointer.oid)
         try:
             if sync:
                 os.fsync(handle)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
+            try:
+                temporary.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                part = target.with_name(f"{target.name}.{os.getpid()}")  # on another disk
+                shutil.copyfile(temporary, part)
+                part.replace(target)
+            with target.open("rb") as file:
+                if sha256_of(file.fileno()) != pointer:
+                    raise CorruptError(f"{target} is not what was written; is the disk sound?")
         except OSError as error:
             store_failed(error, f"{target} cannot be written")
 

@@ -10,6 +10,11 @@ from typing import Protocol
 
 from blake3 import blake3
 
+# Git then streams what is larger, and maps no more of a pack at once.
+STREAMING = (
+    *("git", "-c", "core.bigFileThreshold=32m"),
+    *("-c", "core.packedGitWindowSize=8m", "-c", "core.packedGitLimit=32m"),
+)
 _BLOCK = 1 << 20
 
 
@@ -214,7 +219,7 @@ def open_regular(path: Path) -> int | None:
 def blob_into(cwd: Path, blob: str, handle: int) -> None:
     """Write a blob of Git's, whatever its size, into an open file."""
     subprocess.run(
-        ["git", "-c", "core.bigFileThreshold=32m", "cat-file", "blob", blob],  # larger: streamed
+        [*STREAMING, "cat-file", "blob", blob],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=handle,

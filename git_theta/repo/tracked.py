@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_theta.core.manifest import MAGIC, Manifest, is_manifest, parse
-from git_theta.errors import ManifestError, NotTrackedError
-from git_theta.repo.closure import manifests_among
-from git_theta.repo.gitrepo import GitError, Repo, StagedEntry
+from git_theta.errors import CorruptError, ManifestError, NotTrackedError
+from git_theta.repo.gitrepo import GitError, ObjectReader, Repo, StagedEntry
 
 # No manifest is smaller or larger; blobs outside are not even read.
 _SMALLEST, _LARGEST = 300, 512 << 20
+_MUCH = 1 << 20
+_GIT_FSCK = "git fsck --full says more"
 _REGULAR = ("100644", "100755")
 
 
@@ -123,18 +124,62 @@ def every_manifest(repo: Repo) -> Iterator[tuple[str, bytes]]:
     """All manifests in the object database, named by a commit or not: (blob id, text).
 
     In a partial clone only those that are here.
+
+    Raises:
+        CorruptError: Git cannot read an object, which may be a manifest.
     """
-    for found in manifests_among(repo, _blobs(repo)):
-        yield found.blob, found.text
+    for oid, text in manifests_or_damage(repo):
+        if text is None:
+            raise CorruptError(f"Git cannot read object {oid}", hint=_GIT_FSCK)
+        yield oid, text
 
 
-def _blobs(repo: Repo) -> Iterator[tuple[str, str]]:
-    format_ = "--batch-check=%(objecttype) %(objectname)"
-    listing = repo.git("cat-file", format_, "--batch-all-objects", "--unordered")
-    for line in listing.splitlines():
-        kind, oid = line.split()
-        if kind == b"blob":
-            yield oid.decode(), ""
+def manifests_or_damage(repo: Repo) -> Iterator[tuple[str, bytes | None]]:
+    """Like `every_manifest`; None stands for the text of any object that Git cannot read."""
+    blobs, damaged = _listed(repo)
+    for oid in damaged:
+        yield oid, None
+    if blobs:
+        reader = ObjectReader(repo.cwd, replaced=False)
+        try:
+            yield from _read(reader, blobs)
+        finally:
+            reader.close()
+
+
+def _read(reader: ObjectReader, blobs: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+    for oid in blobs:
+        try:
+            found = reader.read(oid, limit=_LARGEST)
+        except GitError:
+            found = None
+        if found is None:  # it was listed, so it is there
+            yield oid, None
+        elif is_manifest(found[1]):
+            yield found
+
+
+def _listed(repo: Repo) -> tuple[list[str], list[str]]:
+    """Blobs that may be manifests, and objects that Git has and cannot read."""
+    try:
+        listing = repo.git(
+            "--no-replace-objects", "cat-file", "--batch-all-objects", "--unordered",
+            "--batch-check=%(objecttype) %(objectsize) %(objectsize:disk) %(objectname)",
+        )  # fmt: skip
+    except GitError as error:
+        raise CorruptError(f"Git cannot list its objects: {error}", hint=_GIT_FSCK) from error
+    blobs, damaged = [], []
+    for line in listing.decode().splitlines():
+        fields = line.split()
+        if len(fields) != 4:
+            damaged.append(fields[0])
+            continue
+        kind, size, on_disk, oid = fields
+        # Where a delta is damaged, Git may say any size: only large ones that take up much are
+        # passed over.
+        if kind == "blob" and (int(size) <= _LARGEST or int(on_disk) < _MUCH):
+            blobs.append(oid)
+    return blobs, damaged
 
 
 def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:

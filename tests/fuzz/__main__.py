@@ -171,6 +171,7 @@ def main() -> int:
     _limit()
     for name, one in chosen.items():
         found[name] = _fuzz(one, good[name], options.count, options.seed, watch)
+        sys.stderr.write(f"{name}: {found[name]}\n")
     shutil.rmtree(scratch(), ignore_errors=True)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return int(any(one["problem"] for one in found.values()))

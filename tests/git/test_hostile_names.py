@@ -21,7 +21,7 @@ from tests.sandbox import Done, Sandbox, encode
 
 pytestmark = pytest.mark.git
 
-FORGED = "git theta: all is well"
+FORGED = "all is well, says git theta"
 EVIL = (
     "-o;touch ${IFS}owned;$(touch owned)`touch owned`|touch owned&'\"\\ %s%n"
     f"\x1b]0;owned\x07\x1b[2J\r\x9b31m\n{FORGED}\u202etxt\u200b\u2066"

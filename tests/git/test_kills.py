@@ -2,8 +2,8 @@
 
 Each test runs a command again and again and kills it, with everything it started: at the n-th
 change that it makes to the disk (n drawn at random, and no clock involved), in `make soak` every
-other time at a random moment instead. Twenty kills a verb here, ten where one costs much; two
-hundred in `make soak`, each of them followed by the same command again.
+other time at a random moment instead. Twenty kills a verb here, five to ten where one costs much;
+two hundred in `make soak`, each of them followed by the same command again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
 NAME = "m.safetensors"
-MANY = 200
+FEW, MANY = 20, 200
 
 # Runs in every process of ours: each change to the disk is counted in a file that they share.
 KILLER = """
@@ -220,7 +220,7 @@ def sweep(victim: Victim) -> None:
     victim.check(every=True)
 
 
-@times(20)
+@times(FEW)
 def test_add(victim: Victim, kills: int):
     data = [b""]
 
@@ -234,7 +234,7 @@ def test_add(victim: Victim, kills: int):
     torment(victim, kills, ["git", "add", NAME], before=before, after=after)
 
 
-@times(20)
+@times(10)
 def test_commit(victim: Victim, kills: int):
     data = [b""]
 
@@ -249,7 +249,7 @@ def test_commit(victim: Victim, kills: int):
 
 
 @pytest.mark.parametrize("program", [["git"], ["git", "theta"]], ids=" ".join)
-@times(10)
+@times(6)
 def test_checkout(victim: Victim, kills: int, program: list[str]):
     older, *_, newest = victim.versions
 
@@ -271,7 +271,7 @@ def test_checkout(victim: Victim, kills: int, program: list[str]):
 
 
 @pytest.mark.parametrize("program", [["git"], ["git", "theta"]], ids=" ".join)
-@times(10)
+@times(5)
 def test_merge(victim: Victim, kills: int, program: list[str]):
     """Both sides changed tensors of their own; in the long run one together, to be averaged."""
     repo = victim.repo
@@ -323,7 +323,7 @@ def test_push(victim: Victim, kills: int, remote: FaultServer):
 
 
 @pytest.mark.parametrize("verb", ["fetch", "pull"])
-@times(10)
+@times(6)
 def test_fetch(victim: Victim, kills: int, verb: str, remote: FaultServer):
     repo, path = victim.repo, victim.repo.work / NAME
     assert remote.objects

@@ -178,3 +178,64 @@ def test_stopping(shared: tuple[Sandbox, bytes, bytes]):
     there = repo.root / "there"
     repo.git("clone", "-q", repo.work, there)
     assert (there / NAME).read_bytes() == second
+
+
+def test_after_a_crash(shared: tuple[Sandbox, bytes, bytes]):
+    """Git's lock is there, a file was not reached, a part of an object lies about."""
+    repo, first, second = shared
+    git_dir = repo.work / ".git"
+    (git_dir / "index.lock").write_bytes(b"")
+    (git_dir / "theta" / "tmp" / "123-left").write_bytes(b"a part")
+    (repo.work / NAME).write_text(repo.git("cat-file", "blob", f"HEAD:{NAME}"))
+    assert "index.lock" in repo.run("git", "add", "-A", code=128).stderr
+    (git_dir / "index.lock").unlink()
+    repo.git("status")
+    repo.theta("pull")
+    repo.theta("fsck")
+    assert (repo.work / NAME).read_bytes() == second
+    assert repo.git("status", "--short") == ""
+    repo.theta("prune")
+    assert list((git_dir / "theta" / "tmp").iterdir()) == []
+    assert first != second
+
+
+def test_an_empty_object_after_a_power_cut(shared: tuple[Sandbox, bytes, bytes]):
+    repo, _, second = shared
+    for path in repo.objects():
+        path.unlink()
+        path.write_bytes(b"")
+    repo.theta("fsck", code=5)
+    repo.theta("add", "--force", NAME)
+    (repo.work / NAME).unlink()
+    repo.git("checkout", "--", NAME)
+    assert (repo.work / NAME).read_bytes() == second
+
+
+def test_a_damaged_object_of_git(shared: tuple[Sandbox, bytes, bytes]):
+    repo, _, _ = shared
+    repo.git("push", "-q", "origin", "main")
+    blob = repo.git("rev-parse", f"HEAD:{NAME}").strip()
+    path = repo.work / ".git" / "objects" / blob[:2] / blob[2:]
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+    told = repo.theta("fsck", code=5).stdout
+    assert f"{NAME} (commit " in told
+    assert "Git cannot read this object" in told
+    before = repo.objects()
+    assert f"Git cannot read object {blob}" in repo.theta("prune", code=5).stderr
+    assert repo.objects() == before
+    assert blob in repo.run("git", "fsck", "--full", code=None).stderr
+    path.rename(repo.root / "damaged")
+    repo.git("fetch", "-q", "--refetch", "origin")
+    repo.theta("fsck")
+
+
+def test_a_catalog_in_the_way(shared: tuple[Sandbox, bytes, bytes]):
+    repo, _, second = shared
+    (repo.work / ".git" / "theta" / "catalog.db").unlink()
+    (repo.work / NAME).touch()
+    assert repo.git("status", "--short") == ""
+    repo.theta("fsck", "--rebuild")
+    assert (repo.work / NAME).read_bytes() == second

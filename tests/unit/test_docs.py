@@ -44,6 +44,24 @@ def test_links_inside_the_project_lead_somewhere(page: Path):
         assert (page.parent / target).exists(), target
 
 
+def test_messages_that_recovery_names_are_printed():
+    text = (ROOT / "docs" / "recovery.md").read_text().partition("## All messages")[2]
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 25
+    source = "\n".join(path.read_text() for path in (ROOT / "git_theta").rglob("*.py"))
+    assert [message for message in messages if message not in source] == []
+
+
+def test_anchors_of_recovery_exist():
+    text = (ROOT / "docs" / "recovery.md").read_text()
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    linked = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert linked <= anchors
+    assert anchors <= linked, "every section is in the table of contents"
+
+
 def test_every_test_that_the_table_of_workflows_names_exists():
     table = (ROOT / "docs" / "workflows.md").read_text()
     rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]

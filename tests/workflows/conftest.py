@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.remote.conftest import bare
-from tests.workflows.scene import PATTERNS, Scene
+from tests.workflows.scene import PATTERNS, Scene, store_versions
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     person.init(track="")
     person.theta("track", *PATTERNS, "-q")
     person.commit("attributes")
+    store_versions(person)
     return person.root
 
 

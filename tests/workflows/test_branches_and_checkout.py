@@ -17,14 +17,14 @@ UNMERGED = f"UU {TORCH}\nUU {SAFE}\n"
 
 def test_branches_and_tags(alice: Scene, stranger: Scene, host: Path):
     """checkout BRANCH, -b, -, --detach, -- path; switch, -c; a tag; `git theta` doing the same."""
-    first = alice.keep()
-    alice.git("tag", "-a", "v1", "-m", "first")
-    alice.git("checkout", "-q", "-b", "side")
-    second = alice.keep(a=1)
+    first = alice.grow("main")
+    alice.git("tag", "-a", "v1", "-m", "first", "main")
+    second = alice.grow("side", "main", a=1)
+    alice.git("checkout", "-q", "-f", "-b", "new", "side")
     alice.git("checkout", "-q", "main")
     alice.at(first)
     alice.git("checkout", "-q", "-")
-    alice.at(second)
+    alice.files(second)
     alice.git("checkout", "-q", "--detach", "v1")
     alice.at(first)
     alice.git("checkout", "-q", "side", "--", SAFE)
@@ -51,10 +51,9 @@ def test_branches_and_tags(alice: Scene, stranger: Scene, host: Path):
 
 def test_uncommitted_changes_and_another_branch(alice: Scene):
     """checkout refuses to lose them; with --merge it merges them tensor by tensor."""
-    base = alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    alice.keep(b=1)
-    alice.git("checkout", "-q", "main")
+    base = alice.grow("main")
+    alice.grow("side", "main", b=1)
+    alice.git("reset", "-q", "--hard")
     mine = alice.put(a=1)
     said = alice.run("git", "checkout", "side", code=1).stderr
     assert "would be overwritten" in said
@@ -73,11 +72,10 @@ def test_uncommitted_changes_and_another_branch(alice: Scene):
 
 def test_sides_of_a_conflict(alice: Scene, stranger: Scene, host: Path):
     """checkout --ours, --theirs, --merge of files in conflict, and restore by the same names."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    theirs = alice.keep(a=1, b=1)
-    alice.git("checkout", "-q", "main")
-    ours = alice.keep(a=2, c=1)
+    alice.grow("main")
+    theirs = alice.grow("side", "main", a=1, b=1)
+    ours = alice.grow("main", a=2, c=1)
+    alice.git("reset", "-q", "--hard")
     alice.git("merge", "-q", "side", code=1)
     alice.at(ours, status=UNMERGED)
     alice.git("checkout", "--theirs", "--", SAFE, TORCH)
@@ -105,7 +103,8 @@ def test_sides_of_a_conflict(alice: Scene, stranger: Scene, host: Path):
 
 def test_bisect(alice: Scene):
     """bisect run with a program that looks at the files."""
-    versions = [alice.keep(f"number {number}", a=number) for number in range(6)]
+    versions = [alice.grow("main", message=f"number {n}", a=n) for n in range(6)]
+    alice.git("reset", "-q", "--hard")
     good = alice.root / "good"
     good.mkdir()
     for number, version in enumerate(versions[:3]):

@@ -19,7 +19,8 @@ BOTH = f" M {TORCH}\n M {SAFE}\n"
 
 def grown(person: Scene, count: int = 3) -> list[dict[str, bytes]]:
     """A few versions on main, pushed."""
-    versions = [person.keep(f"number {number}", a=number) for number in range(count)]
+    versions = [person.grow("main", message=f"number {n}", a=n) for n in range(count)]
+    person.git("reset", "-q", "--hard")
     person.push()
     return versions
 
@@ -137,11 +138,9 @@ def test_mirror_and_maintenance(alice: Scene, stranger: Scene, host: Path):
 def test_an_atomic_push_whose_upload_fails(alice: Scene, stranger: Scene, host: Path):
     """Nothing arrives, not even the branch that is whole; repaired, all of it does."""
     (first, *_) = grown(alice, 1)
-    alice.git("checkout", "-q", "-b", "side")
-    side = alice.keep("side", b=1)
-    alice.git("checkout", "-q", "main")
+    side = alice.grow("side", "main", b=1)
     before = set(alice.objects())
-    broken = alice.keep("main", a=5)
+    broken = alice.keep("main", a=9)
     for path in set(alice.objects()) - before:
         path.unlink()
     refs = alice.git("ls-remote", "origin")

@@ -19,7 +19,7 @@ def dave(tmp_path: Path) -> Scene:
 
 def test_what_they_see_and_do(alice: Scene, dave: Scene, stranger: Scene, host: Path):
     """The manifest's first lines tell them what to do; nothing of what they do loses a model."""
-    first = alice.keep()
+    first = alice.grow("main")
     alice.push()
     dave.clone(host)
     for name in (SAFE, TORCH):
@@ -42,8 +42,9 @@ def test_what_they_see_and_do(alice: Scene, dave: Scene, stranger: Scene, host: 
 
 def test_they_commit_a_model(alice: Scene, dave: Scene, stranger: Scene, host: Path):
     """It is in Git raw. We check it out as it is, are told, and store it properly from there on."""
-    alice.keep()
+    alice.grow("main")
     alice.push()
+    alice.git("reset", "-q", "--hard")
     dave.clone(host)
     second = content(a=1)
     for name, data in second.items():
@@ -65,11 +66,9 @@ def test_they_commit_a_model(alice: Scene, dave: Scene, stranger: Scene, host: P
 
 def test_they_merge(alice: Scene, dave: Scene, stranger: Scene, host: Path):
     """Texts are merged by lines: a conflict, which they leave to somebody who can settle it."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    theirs = alice.keep("side", b=1)
-    alice.git("checkout", "-q", "main")
-    alice.keep("main", a=1)
+    alice.grow("main")
+    theirs = alice.grow("side", "main", b=1)
+    alice.grow("main", a=1)
     alice.push("--all", "origin")
     dave.clone(host)
     dave.git("merge", "-q", "origin/side", code=1)
@@ -87,11 +86,10 @@ def test_they_merge(alice: Scene, dave: Scene, stranger: Scene, host: Path):
 
 def test_they_committed_the_markers(alice: Scene, dave: Scene, host: Path):
     """A manifest with conflict markers in a commit: told at checkout, and the way out works."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    alice.keep("side", b=1)
-    alice.git("checkout", "-q", "main")
-    mine = alice.keep("main", a=1)
+    alice.grow("main")
+    alice.grow("side", "main", b=1)
+    mine = alice.grow("main", a=1)
+    alice.git("reset", "-q", "--hard")
     alice.push("--all", "origin")
     dave.clone(host)
     dave.git("merge", "-q", "origin/side", code=1)

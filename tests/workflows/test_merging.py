@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.scene import SAFE, TORCH, Content, Scene, content
+from tests.workflows.scene import SAFE, TORCH, Scene, content
 
 pytestmark = pytest.mark.git
 
@@ -14,20 +14,19 @@ UNMERGED = f"UU {TORCH}\nUU {SAFE}\n"
 STAGED = f"M  {TORCH}\nM  {SAFE}\n"
 
 
-def fork(person: Scene, *branches: dict[str, int]) -> list[Content]:
-    """A base on main, and a branch b0, b1, ... from it for each version."""
-    person.keep("base")
-    made: list[Content] = []
-    for number, seeds in enumerate(branches):
-        person.git("checkout", "-q", "-b", f"b{number}", "main")
-        made.append(person.keep(f"b{number}", **seeds))
+def fork(person: Scene, *branches: dict[str, int]) -> list[dict[str, bytes]]:
+    """A base on main, and a branch b0, b1, ... from it for each version; main is checked out."""
+    person.grow("main", message="base")
+    made = []
+    for n, seeds in enumerate(branches):
+        made.append(person.grow(f"b{n}", "main", **seeds))  # type: ignore[arg-type]
+    person.git("reset", "-q", "--hard")
     return made
 
 
 def test_fast_forward_ort_recursive_squash(alice: Scene, stranger: Scene, host: Path):
     """Each kind of merge gives the same bytes."""
     first, second = fork(alice, {"a": 1}, {"b": 1})
-    alice.git("checkout", "-q", "main")
     alice.git("merge", "-q", "--ff-only", "b0")
     alice.at(first)
     both = content(a=1, b=1)
@@ -52,13 +51,14 @@ def test_fast_forward_ort_recursive_squash(alice: Scene, stranger: Scene, host: 
 
 def test_crossed_merges(alice: Scene):
     """Criss-cross: two merge bases; what both sides took over is no conflict."""
-    fork(alice, {"a": 1}, {"b": 1})
-    alice.git("checkout", "-q", "-b", "one", "b0")
-    alice.git("merge", "-q", "--no-edit", "b1")
-    alice.keep("on one", a=1, b=1, c=1)
-    alice.git("checkout", "-q", "-b", "other", "b1")
-    alice.git("merge", "-q", "--no-edit", "b0")
-    alice.keep("on other", a=1, b=1, d=1)
+    alice.grow("main", message="base")
+    alice.grow("b0", "main", a=1)
+    alice.grow("b1", "main", b=1)
+    alice.grow("one", "b0", "b1", a=1, b=1)
+    alice.grow("one", a=1, b=1, c=1)
+    alice.grow("other", "b1", "b0", a=1, b=1)
+    alice.grow("other", a=1, b=1, d=1)
+    alice.git("checkout", "-q", "-f", "other")
     assert len(alice.git("merge-base", "--all", "one", "other").split()) == 2
     for strategy in ("ort", "recursive"):
         alice.git("merge", "-q", "--no-edit", "-s", strategy, "one")
@@ -68,8 +68,8 @@ def test_crossed_merges(alice: Scene):
 
 def test_octopus(alice: Scene, stranger: Scene, host: Path):
     """Git's own is refused, with advice, and nothing is lost; git theta merge does it."""
-    fork(alice, {"a": 1}, {"b": 1}, {"c": 1})
-    last = content(c=1)
+    _, _, last = fork(alice, {"a": 1}, {"b": 1}, {"c": 1})
+    alice.git("checkout", "-q", "b2")
     done = alice.run("git", "merge", "b0", "b1", code=None)
     assert done.returncode != 0
     assert "git theta merge" in done.stderr
@@ -96,10 +96,11 @@ def test_an_octopus_that_touches_one_branchs_models(alice: Scene):
 
 def test_unrelated_histories(alice: Scene, stranger: Scene, host: Path):
     """Both have a model at the same path and no ancestor: a conflict, unless they are equal."""
-    ours = alice.keep(a=1)
-    alice.git("checkout", "-q", "--orphan", "other")
-    theirs = alice.keep("an unrelated one", a=2)
-    alice.git("checkout", "-q", "main")
+    ours = alice.grow("main", a=1)
+    theirs = alice.grow("other", a=2)
+    root = alice.git("commit-tree", "other^{tree}", "-m", "no parents").strip()
+    alice.git("update-ref", "refs/heads/other", root)
+    alice.git("reset", "-q", "--hard")
     assert "unrelated" in alice.run("git", "merge", "other", code=128).stderr
     alice.at(ours)
     merge = ("merge", "-q", "--no-edit", "--allow-unrelated-histories", "other")

@@ -167,7 +167,7 @@ def placed(person: Scene) -> dict[str, bytes]:
     return files | content(d=1)
 
 
-@pytest.mark.parametrize("sparse_index", [False, True])
+@pytest.mark.parametrize("sparse_index", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_sparse_checkout(alice: Scene, stranger: Scene, host: Path, sparse_index: bool):
     """Cone, cone with a sparse index, patterns: only what is asked for is restored."""
     files = placed(alice)

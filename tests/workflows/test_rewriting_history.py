@@ -21,12 +21,11 @@ def settle(person: Scene, strategy: str) -> None:
 
 def test_cherry_pick_and_revert(alice: Scene, stranger: Scene, host: Path):
     """A range; a conflict, --abort, --continue, --skip; revert of a pick and of a merge."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    alice.keep("a", a=1)
-    alice.keep("b", a=1, b=1)
-    alice.git("checkout", "-q", "main")
-    alice.keep("c", c=1)
+    alice.grow("main")
+    alice.grow("side", "main", message="a", a=1)
+    alice.grow("side", message="b", a=1, b=1)
+    alice.grow("main", message="c", c=1)
+    alice.git("reset", "-q", "--hard")
     alice.git("cherry-pick", "main..side")
     both = content(a=1, b=1, c=1)
     alice.at(both)
@@ -45,9 +44,7 @@ def test_cherry_pick_and_revert(alice: Scene, stranger: Scene, host: Path):
     alice.at(both)
     alice.git("revert", "--no-edit", "HEAD")
     alice.at(ours)
-    alice.git("checkout", "-q", "-b", "third", "HEAD~1")
-    alice.keep("d", a=1, b=1, c=1, d=1)
-    alice.git("checkout", "-q", "main")
+    alice.grow("third", "HEAD~1", a=1, b=1, c=1, d=1)
     alice.git("merge", "-q", "--no-edit", "third")
     alice.at(content(a=2, b=1, c=1, d=1))
     alice.git("revert", "--no-edit", "-m", "1", "HEAD")
@@ -63,12 +60,11 @@ def rebased(person: Scene, start: str, *words: str, code: int = 0, **env: str) -
 
 def test_rebase(alice: Scene, stranger: Scene, host: Path):
     """Merge and apply backends, --onto, squash, --autosquash; a conflict that is settled."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    alice.keep("a", a=1)
-    alice.keep("b", a=1, b=1)
-    alice.git("checkout", "-q", "main")
-    alice.keep("c", c=1)
+    alice.grow("main")
+    alice.grow("side", "main", message="a", a=1)
+    alice.grow("side", message="b", a=1, b=1)
+    alice.grow("main", message="c", c=1)
+    alice.git("reset", "-q", "--hard")
     alice.push()
     for backend in ("--merge", "--apply"):
         rebased(alice, "side", backend, "main")
@@ -94,11 +90,10 @@ def test_rebase(alice: Scene, stranger: Scene, host: Path):
 
 def test_a_conflict_in_a_rebase(alice: Scene):
     """--abort, --skip and --continue, with both backends."""
-    alice.keep()
-    alice.git("checkout", "-q", "-b", "side")
-    mine = alice.keep("a", a=1, b=1)
-    alice.git("checkout", "-q", "main")
-    upstream = alice.keep("another a", a=2)
+    alice.grow("main")
+    mine = alice.grow("side", "main", message="a", a=1, b=1)
+    upstream = alice.grow("main", message="another a", a=2)
+    alice.git("reset", "-q", "--hard")
     for backend in ("--merge", "--apply"):
         rebased(alice, "side", backend, "main", code=1)
         alice.at(upstream, status=UNMERGED)
@@ -113,12 +108,10 @@ def test_a_conflict_in_a_rebase(alice: Scene):
 
 def test_patches_by_mail(alice: Scene, stranger: Scene, host: Path):
     """format-patch and am: manifests travel, the weights come from where they were pushed."""
-    base = alice.keep()
-    alice.push()
-    alice.git("checkout", "-q", "-b", "side")
-    mine = alice.keep("a", a=1)
-    alice.push("origin", "side")
-    patch = alice.git("format-patch", "--stdout", "-1")
+    base = alice.grow("main")
+    mine = alice.grow("side", "main", message="a", a=1)
+    alice.push("origin", "main", "side")
+    patch = alice.git("format-patch", "--stdout", "-1", "side")
     mail = stranger.root / "mail"
     mail.write_text(patch)
     stranger.sees(host, {"origin/main": base})
@@ -137,7 +130,9 @@ def test_patches_by_mail(alice: Scene, stranger: Scene, host: Path):
 def test_history_rewritten_whole(alice: Scene, stranger: Scene, host: Path):
     """filter-branch by index and by tree, filter-repo: models stay byte for byte."""
     (alice.work / "secret").write_text("to be forgotten")
-    versions = [alice.keep(f"number {number}", a=number) for number in range(3)]
+    alice.commit("a secret")
+    versions = [alice.grow("main", message=f"number {n}", a=n) for n in range(3)]
+    alice.git("reset", "-q", "--hard")
     alice.push()
     quiet = {"FILTER_BRANCH_SQUELCH_WARNING": "1"}
     forget = "git rm -q --cached --ignore-unmatch secret"
@@ -162,7 +157,7 @@ def test_history_rewritten_whole(alice: Scene, stranger: Scene, host: Path):
 
 def test_fast_export_and_import(alice: Scene, stranger: Scene):
     """The manifests of all commits travel; the weights are fetched from the old repository."""
-    versions = [alice.keep(f"number {number}", a=number) for number in range(2)]
+    versions = [alice.grow("main", message=f"number {n}", a=n) for n in range(2)]
     exported = subprocess.run(
         ["git", "fast-export", "--all"],
         cwd=alice.work, env=alice.env, capture_output=True, check=True,
@@ -182,11 +177,10 @@ def test_fast_export_and_import(alice: Scene, stranger: Scene):
 
 def test_replace_and_notes(alice: Scene, stranger: Scene, host: Path):
     """What `git replace` shows is not what a push brings; notes are Git's own business."""
-    first = alice.keep("first", a=1)
-    second = alice.keep("second", a=2)
-    alice.git("checkout", "-q", "-b", "other", "HEAD~1")
-    third = alice.keep("third", a=3)
-    alice.git("checkout", "-q", "main")
+    first = alice.grow("main", a=1)
+    third = alice.grow("other", "main", a=3)
+    second = alice.grow("main", a=2)
+    alice.git("reset", "-q", "--hard")
     alice.git("replace", "main", "other")
     alice.git("checkout", "-q", "--force", "--detach", "main~1")
     alice.at(first)
