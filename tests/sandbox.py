@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ import numpy.typing as npt
 
 BIN = Path(sys.executable).parent
 _KEPT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "COVERAGE_PROCESS_START")
+
+_CONFIG = "[init]\n\tdefaultBranch = main\n[advice]\n\tdetachedHead = false\n"
 
 _PEAK = """
 import pathlib, resource, subprocess, sys
@@ -62,8 +67,7 @@ class Sandbox:
         home = self.root / "home"
         home.mkdir(parents=True, exist_ok=True)
         self.env = clean_environment(home) | self.env
-        config = "[init]\n\tdefaultBranch = main\n[advice]\n\tdetachedHead = false\n"
-        (home / ".gitconfig").write_text(config)
+        (home / ".gitconfig").write_text(_CONFIG)
         self.work = self.root / "work"
 
     @property
@@ -124,13 +128,29 @@ class Sandbox:
 
     def init(self, *, install: bool = True, track: str = "*.safetensors") -> Path:
         """Make the repository, set up git-theta, track a pattern."""
+        if install and self._is_new():
+            self.install()
+            shutil.copytree(_made_once(track) / "work", self.work, symlinks=True)
+        else:
+            self.set_up(install=install, track=track)
+        return self.work
+
+    def install(self) -> None:
+        """What `git theta install` does outside of repositories."""
+        shutil.copytree(_made_once("*.safetensors") / "home", self.home, dirs_exist_ok=True)
+
+    def _is_new(self) -> bool:
+        config = (self.home / ".gitconfig").read_text()
+        return config == _CONFIG and self.env == clean_environment(self.home)
+
+    def set_up(self, *, install: bool = True, track: str = "") -> None:
+        """Do by the commands what `init` copies where it was done before."""
         self.work.mkdir()
         self.git("init", "-q")
         if install:
             self.theta("install")
         if track:
             self.theta("track", track, "-q")
-        return self.work
 
     def commit(self, message: str = "a commit") -> str:
         """Commit everything; return the commit's id."""
@@ -145,6 +165,15 @@ class Sandbox:
     def objects(self) -> list[Path]:
         """The files of all stored objects."""
         return sorted(path for path in self.store().rglob("*") if path.is_file())
+
+
+@cache
+def _made_once(track: str) -> Path:
+    """A home and a repository as the commands make them, for all tests of a process."""
+    root = Path(tempfile.mkdtemp(prefix="sandbox-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    Sandbox(root).set_up(track=track)
+    return root
 
 
 def model(

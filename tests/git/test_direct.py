@@ -91,7 +91,7 @@ def test_a_missing_object_leaves_the_manifest_and_says_so(two):
         path.unlink()
     done = repo.run("git", "checkout", "-q", "main")
     assert "left as a manifest" in done.stderr
-    assert f"git theta pull {NAME}" in done.stderr
+    assert f"git theta pull -- {NAME}" in done.stderr
     assert is_manifest((repo.work / NAME).read_bytes())
     assert repo.git("status", "--porcelain") == ""
     for path, data in kept.items():

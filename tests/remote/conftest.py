@@ -48,5 +48,5 @@ def alice(tmp_path: Path, host: Path) -> Person:
 def bob(tmp_path: Path) -> Person:
     """Somebody else, with a home of his own; all he ever ran is `git theta install`."""
     person = Person(tmp_path / "bob")
-    person.theta("install")
+    person.install()
     return person

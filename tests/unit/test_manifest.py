@@ -16,6 +16,7 @@ from git_theta.core.dtypes import nbytes
 from git_theta.core.limits import Limits
 from git_theta.core.manifest import (
     MAX_CHUNK,
+    MAX_RECIPE,
     PREFIX,
     Chunk,
     Manifest,
@@ -94,7 +95,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         segments=shared,
         bases=found,
         plugins=draw(st.dictionaries(TEXT, TEXT, max_size=2)),
-        recipe=draw(st.one_of(st.none(), segments(31, bases, None))),
+        recipe=draw(st.one_of(st.none(), segments(31, bases, draw(st.integers(0, MAX_RECIPE))))),
     )
     return with_objects(manifest, OBJECTS)
 

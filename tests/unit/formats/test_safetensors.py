@@ -62,7 +62,7 @@ def test_a_dtype_newer_than_ours_is_kept_as_bytes() -> None:
     [
         (b"", "0 bytes"),
         (b"\x02\0\0\0", "4 bytes"),
-        (raw_file(b"{}", size=1 << 40), "1099511627776"),
+        (raw_file(b"{}", size=1 << 40), "1,099,511,627,776"),
         (raw_file(b"{}", size=200), "claims 200 bytes in a file of 10"),
         (raw_file(b"[]"), "not a JSON object"),
         (raw_file(b"{"), "not JSON"),
