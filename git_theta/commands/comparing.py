@@ -311,8 +311,7 @@ def _read_one(pair: _Lined, summaries: Summaries, watch: Watch | None) -> Read:
         if lately.same and lately.new is not None:
             sums.add_unchanged(lately.new)
         else:
-            before = pair.sources[0].weights(a, _buffers.take(0, a.size))
-            after = pair.sources[1].weights(b, _buffers.take(1, b.size))
+            before, after = _both(pair.sources, a, b)
             sums.add(before, after, dtypes, start, (lately.old, lately.new))
         start += count
     values = {name: value for name, meter in meters.items() if (value := meter.result())}
@@ -320,6 +319,16 @@ def _read_one(pair: _Lined, summaries: Summaries, watch: Watch | None) -> Read:
         meter.result()
     permuted = perhaps_permuted(_chunk_pairs(pair, summaries)) and _is_permuted(pair)
     return sums.facts({}), values, permuted
+
+
+def _both(sources: tuple[Source, Source], old: Chunk, new: Chunk) -> tuple[Bytes, Bytes]:
+    """The bytes of both sides; one that is an update of the other is made from what was read."""
+    before, after = _buffers.take(0, old.size), _buffers.take(1, new.size)
+    if old.base == new.digest:
+        after = sources[1].weights(new, after)
+        return sources[0].weights(old, before, {new.digest: after}), after
+    before = sources[0].weights(old, before)
+    return before, sources[1].weights(new, after, {old.digest: before})
 
 
 def _meters(pair: Pair) -> Iterator[tuple[str, Meter]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from git_theta.commands.session import Session
 from git_theta.core.chain import Bytes, decode_chunk
@@ -19,7 +19,10 @@ from git_theta.errors import ManifestError, ThetaError
 from git_theta.repo.summaries import read_summaries
 from git_theta.repo.tracked import parse_at
 
+Held: TypeAlias = Mapping[str, Bytes]
+
 _HEADER = 64 << 10
+_NOTHING: Held = {}
 
 
 class Source(Protocol):
@@ -35,8 +38,8 @@ class Source(Protocol):
         """Whether the chunk's bytes can be read without asking a remote."""
         ...
 
-    def weights(self, chunk: Chunk, out: Bytes) -> Bytes:
-        """The chunk's bytes, proven.
+    def weights(self, chunk: Chunk, out: Bytes, held: Held = _NOTHING) -> Bytes:
+        """The chunk's bytes, proven; `held` are bytes of chunks, by digest, that may be its bases.
 
         Raises:
             MissingError: an object is not here.
@@ -95,10 +98,10 @@ class Stored:
         """Look again for what is here."""
         self._here.clear()
 
-    def weights(self, chunk: Chunk, out: Bytes) -> Bytes:
+    def weights(self, chunk: Chunk, out: Bytes, held: Held = _NOTHING) -> Bytes:
         """Decode a chunk."""
         store, updates = self.session.store, self.session.plugins.updates
-        return decode_chunk(chunk, store.read, updates, self._chunks, out)
+        return decode_chunk(chunk, store.read, updates, self._chunks, out, held)
 
     def parameters(self, chunk: Chunk) -> Mapping[str, Any]:
         """Read no more than the header of the record."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from git_theta.commands.clean import recognise
+from git_theta.commands.model_versions import Held
 from git_theta.commands.session import Session
 from git_theta.core.chain import Bytes, Encoded, Slice, digest_of
 from git_theta.core.clean import OPAQUE, Cleaner, Tools, Whole
@@ -211,8 +212,8 @@ class Scratch:
         """Whether the file has it."""
         return chunk.digest in self._found.starts
 
-    def weights(self, chunk: Chunk, out: Bytes) -> Bytes:
-        """Read a chunk of the file again.
+    def weights(self, chunk: Chunk, out: Bytes, held: Held | None = None) -> Bytes:  # noqa: ARG002
+        """Read a chunk of the file again; what it would be stored as does not matter.
 
         Raises:
             MissingError: the file changed in the meantime.
