@@ -215,8 +215,8 @@ class Moves:
     def next_number(self) -> int:
         """A number that no earlier migration has."""
         listed = self._repo.text("for-each-ref", "--format=%(refname)", BACKUP).splitlines()
-        taken = [int(n) for name in listed if (n := name.split("/")[3]).isdigit()]
-        taken += [int(path.stem) for path in self.directory.glob("*.json") if path.stem.isdigit()]
+        taken = [int(n) for name in listed if (n := name.split("/")[3]).isdecimal()]
+        taken += [int(path.stem) for path in self.directory.glob("*.json") if path.stem.isdecimal()]
         return max(taken, default=0) + 1
 
     def pending(self) -> Move | None:
@@ -225,7 +225,7 @@ class Moves:
 
     def last(self) -> Move | None:
         """The latest migration that was not undone."""
-        found = [path for path in self.directory.glob("*.json") if path.stem.isdigit()]
+        found = [path for path in self.directory.glob("*.json") if path.stem.isdecimal()]
         return _read(max(found, key=lambda path: int(path.stem))) if found else None
 
     def run(self, move: Move, looks: Mapping[str, Look] | None = None) -> None:

@@ -148,7 +148,7 @@ def _end(name: str, parts: int) -> Hashable:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in _DIGITS.split(name)]
+    return [(int(p), "") if _DIGITS.fullmatch(p) else (-1, p) for p in _DIGITS.split(name)]
 
 
 def _name(change: Change) -> str:

@@ -191,4 +191,4 @@ def _place(text: str, oids: dict[str, str]) -> Place | None:
 
 def _size(line: bytes) -> int:
     number = line.rpartition(b":")[2].strip()
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdigit() and len(number) < 20 else 0
