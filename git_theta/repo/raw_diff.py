@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from git_theta.errors import NotTrackedError, UsageError
 from git_theta.repo.gitrepo import GitError, Repo
 
-_ZERO = "0" * 40
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:

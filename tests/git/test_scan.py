@@ -141,13 +141,13 @@ def test_torch_state_dicts_are_clean(tmp_path: Path):
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"\x80\x04", b"(", b"PK\3\4", b"\x93NUMPY", b""]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_break_it(data: bytes, start: bytes):
     scan(BytesReader(start + data))
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_damage_breaks_it(data: st.DataObject):
     whole = bytearray(torch_zip(EVIL, {"m/data/0": b"\x80\x02]."}))
     for _ in range(data.draw(st.integers(1, 8))):

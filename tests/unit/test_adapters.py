@@ -200,7 +200,7 @@ anything = st.dictionaries(names, st.tuples(shapes, dtypes), max_size=6).map(
 
 
 @given(st.dictionaries(keys, json_values, max_size=6), anything, st.lists(names, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_comes_is_read_or_refused(
     config: dict[str, Any], views: dict[str, TensorView], modules: list[str]
 ):

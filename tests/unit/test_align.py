@@ -77,7 +77,7 @@ def test_every_narrow_number_comes_back_from_a_wide_one(old: str):
         assert back.tobytes() == numbers.tobytes()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(pair=st.sampled_from(PAIRS), data=st.binary(max_size=400))
 def test_a_cast_depends_on_each_number_alone(pair: tuple[str, str], data: bytes):
     old, new = pair

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_theta.core import planes
@@ -32,7 +32,7 @@ from git_theta.core.payload import Header, header_of
 from git_theta.errors import CorruptError, ManifestError, UsageError
 from tests.keeper import ALL, PLUGINS, Keeper
 
-LAW = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(max_examples=150)
 Tensors = Mapping[str, tuple[str, npt.NDArray[Any]]]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from git_theta.core.checkpoint import rebuild
@@ -19,7 +19,7 @@ from git_theta.core.units import GAP
 from git_theta.errors import CorruptError, MissingError
 from tests.keeper import PLUGINS, Keeper
 
-LAW = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(max_examples=80)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Keeper, Manifest, by
     return keeper, manifest, bytes(data)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_a_flipped_bit_never_gives_other_bytes(
     kept: tuple[Keeper, Manifest, bytes], data: st.DataObject

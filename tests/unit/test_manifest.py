@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from git_theta.core.compact import with_objects
@@ -29,7 +29,7 @@ from git_theta.core.manifest import (
 )
 from git_theta.errors import ManifestError, NewerManifestError
 
-LAW = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(max_examples=200)
 
 
 def digest(number: int) -> str:
@@ -197,7 +197,7 @@ def refuse(text: bytes) -> None:
     assert parse(again) == manifest
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_damaged_bytes_raise_nothing_else(data: st.DataObject):
     text = bytearray(TEXT_OF_SAMPLE)

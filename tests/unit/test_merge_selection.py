@@ -18,7 +18,7 @@ from git_theta.merges.ties import Ties
 from git_theta.merges.ties_global import TiesGlobal
 from git_theta.testing import merged
 
-LAW = settings(deadline=None, max_examples=30)
+LAW = settings(max_examples=30)
 NUMBERS = st.one_of(
     st.sampled_from([0.0, 1.0, 1.5, 2.0, 2.0**-140, 2.0**127]), st.floats(0, 2.0**127, width=32)
 )

@@ -234,7 +234,7 @@ def test_an_interrupted_merge_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert list(journals.iterdir()) == []
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     data=st.data(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),

@@ -24,7 +24,7 @@ def digests(manifest: Manifest) -> set[str]:
     return {chunk.digest for segment in manifest.segments.values() for chunk in segment.chunks}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=5000), times=st.integers(1, 300))
 @example(data=b"", times=1)
 @example(data=b"x", times=1)

@@ -91,7 +91,7 @@ def test_what_is_written_is_read(size: int):
 LENGTHS = st.lists(st.sampled_from([1, 2, 4, 5, 1000, 65515, 65516]), max_size=40)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     size=st.one_of(st.integers(0, 300_000), st.sampled_from([65515, 65516, 65517, 131032])),
     lengths=LENGTHS,

@@ -50,7 +50,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(value=_VALUES, protocol=st.integers(3, 5))
 def test_plain_values_of_every_protocol(value: Any, protocol: int) -> None:
     assert plain(read(pickle.dumps(value, protocol))) == value
@@ -206,7 +206,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         list(name_tensors({"": root}, {}))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=st.binary(max_size=60).map(lambda body: body + b"."))
 def test_random_programs_raise_nothing_but_format_errors(data: bytes) -> None:
     try:
@@ -223,7 +223,7 @@ _OPS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(program=st.lists(_OPS, max_size=40).map(b"".join))
 def test_random_operations_raise_nothing_but_format_errors(program: bytes) -> None:
     try:

@@ -146,7 +146,7 @@ _ENTRIES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     header=st.dictionaries(
         st.sampled_from(["a", "b", "c", "__metadata__"]) | st.text(max_size=4), _ENTRIES | _JSON
@@ -164,7 +164,7 @@ def test_hostile_headers(header: dict[str, object], tail: bytes, size: int | Non
     assert {t.name for t in layout.tensors} == header.keys() - {"__metadata__"}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4))
 def test_what_the_formats_own_reader_takes_we_take(ranges: list[tuple[int, int]]) -> None:
     """Ours takes gaps as well; in anything else the two agree."""

@@ -419,7 +419,7 @@ def mutated(program: bytes, mutations: list[tuple[int, bytes, int]]) -> bytes:
     return program
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(name=st.sampled_from(["nested", "views", "module", "parts"]), mutations=_MUTATIONS)
 def test_mutated_pickles_in_sound_archives(
     name: str, mutations: list[tuple[int, bytes, int]]
@@ -434,7 +434,7 @@ def test_mutated_pickles_in_sound_archives(
     assert [s.size for s in layout.segments] == [s.size for s in locate(data).segments]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(name=st.sampled_from(["nested", "views", "param"]), mutations=_MUTATIONS)
 def test_mutated_legacy_files(name: str, mutations: list[tuple[int, bytes, int]]) -> None:
     data = mutated((DATA / f"{name}-legacy.pt").read_bytes(), mutations)
