@@ -36,7 +36,7 @@ from git_theta.repo.journal import Journal
 from git_theta.repo.objects import PackWriter, Spot
 
 if TYPE_CHECKING:
-    from git_theta.commands.computing import Context, Task
+    from git_theta.commands.tasks import Context, Room, Task
 
 
 class Merger:
@@ -157,16 +157,15 @@ class Merger:
         steps = self._left(steps)
         if not steps:
             return
-        from git_theta.commands import computing, surveying
+        from git_theta.commands import surveying
+        from git_theta.commands.tasks import tasks
 
         context = self._context()
         gathered = surveying.survey(context, steps)
-        tasks = (
-            task
-            for step in steps
-            for task in computing.tasks(context, step, gathered.get(id(step.chosen)))
+        parts = (
+            task for step in steps for task in tasks(context, step, gathered.get(id(step.chosen)))
         )
-        self._do(tasks, tools)
+        self._do(parts, tools, context.room)
         self.outcome.read = self.source.read
 
     def _left(self, steps: list[Step]) -> list[Step]:
@@ -183,7 +182,7 @@ class Merger:
 
     def _context(self) -> Context:
         from git_theta import compute
-        from git_theta.commands.computing import Context
+        from git_theta.commands.tasks import Context
 
         compute.use_threads(1)
         kinds = {kind for side in self.models for kind in side.statistics}
@@ -207,7 +206,7 @@ class Merger:
             place = self.outcome.steps.index(step)
             self.outcome.steps[place] = replace(step, action="take", winner=winner)
 
-    def _do(self, tasks: Iterator[Task], tools: Tools[Spot]) -> None:
+    def _do(self, tasks: Iterator[Task], tools: Tools[Spot], room: Room) -> None:
         """Run tasks on several threads, as many at once as the memory allows; land in order."""
         budget = self.session.settings.memory
         waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
@@ -216,11 +215,11 @@ class Merger:
         try:
             for task in tasks:
                 while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
-                    spent -= self._land(waiting, tools)
+                    spent -= self._land(waiting, tools, room)
                 spent += task.cost
                 waiting.append((task, pool.submit(self._work, task, tools)))
             while waiting:
-                self._land(waiting, tools)
+                self._land(waiting, tools, room)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -239,7 +238,9 @@ class Merger:
             self.source.let_go()
         return made
 
-    def _land(self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot]) -> int:
+    def _land(
+        self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot], room: Room
+    ) -> int:
         task, future = waiting.popleft()
         name = task.step.unit.name
         try:
@@ -252,6 +253,8 @@ class Merger:
         pending = self.pending.setdefault(name, Pending(tools))
         for fresh in made:
             pending.append(fresh)
+        for fresh in made:
+            room.give(fresh.plain)
         if pending.size == nbytes(task.step.dtype, task.step.shape):
             self.whole.append(name)
             self._note_down(ended=False)
