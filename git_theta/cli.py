@@ -42,6 +42,11 @@ def _run(words: list[str]) -> int:
         return 0
     if words and words[0] in _FILTERS and not _asks_for_help(words):
         return _filter(words)
+    if words[:2] == ["merge-driver", "--"]:
+        from git_theta.commands.later import is_left
+
+        if is_left(words[2:]):
+            return 1
     if words[:1] == ["diff-driver"] and not _asks_for_help(words):
         from git_theta.commands.diff_driver import run as drive
 

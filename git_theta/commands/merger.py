@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from git_theta import __version__
+from git_theta.commands import warming
 from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
 from git_theta.commands.reading import Source
@@ -157,11 +158,14 @@ class Merger:
         steps = self._left(steps)
         if not steps:
             return
-        from git_theta.commands import surveying
         from git_theta.commands.tasks import tasks
 
         context = self._context()
-        gathered = surveying.survey(context, steps)
+        gathered: Mapping[int, Any] = {}
+        if any(map(_surveys, steps)):
+            from git_theta.commands import surveying
+
+            gathered = surveying.survey(context, steps)
         parts = (
             task for step in steps for task in tasks(context, step, gathered.get(id(step.chosen)))
         )
@@ -181,10 +185,16 @@ class Merger:
         return steps
 
     def _context(self) -> Context:
-        from git_theta import compute
+        """What the tasks share; torch is on its way meanwhile."""
         from git_theta.commands.tasks import Context
 
-        compute.use_threads(1)
+        device = self.instructions.device
+        warming.begin()
+        if device not in ("auto", "cpu"):
+            warming.ready()
+            from git_theta import compute
+
+            device = compute.check_device(device)
         kinds = {kind for side in self.models for kind in side.statistics}
         return Context(
             source=self.source,
@@ -193,7 +203,7 @@ class Merger:
             statistics={
                 kind: tuple(side.statistics.get(kind) for side in self.models) for kind in kinds
             },
-            device=compute.check_device(self.instructions.device),
+            device=device,
             complain=self.outcome.notes.append,
         )
 
@@ -272,7 +282,8 @@ class Merger:
         if 2 * computed < frame.size:
             return None
         plugin = self.session.plugins.formats(frame.format)
-        return Draft(self._wanted.draft, self._version(self.models[0], plugin))
+        version = self._version(self.models[0], plugin)
+        return Draft(self._wanted.draft, version, self._wanted.replaced)
 
     def _finish_draft(self, assembled: Assembled) -> None:
         if self._draft is None or self.outcome.manifest is None:

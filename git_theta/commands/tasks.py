@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from git_theta.commands import warming
 from git_theta.commands.reading import Source
 from git_theta.core.chain import Bytes
 from git_theta.core.dtypes import DTYPES
@@ -98,7 +99,8 @@ def _slice_work(
 ) -> Callable[[], Iterator[Bytes]]:
     def work() -> Iterator[Bytes]:
         stored = read_versions(context, step, start, max(start, min(stop, common(step))))
-        from git_theta.commands.computing import merge_slice  # which imports torch
+        warming.ready()
+        from git_theta.commands.computing import merge_slice
 
         yield merge_slice(context, step, start, stop, stored)
 
@@ -106,6 +108,7 @@ def _slice_work(
 
 
 def _whole_work(context: Context, step: Step, gathered: Any) -> Iterator[Bytes]:
+    warming.ready()
     from git_theta.commands.computing import merge_whole
 
     return merge_whole(context, step, gathered)
