@@ -239,6 +239,7 @@ def merge_whole(context: Context, step: Step, gathered: Any) -> Iterator[Bytes]:
 
     def work(where: str) -> Bytes:
         merged = strategy.merge(whole_versions(context, step, gathered, where))
+        context.source.doubt()  # on the CPU, tensors that were not widened are the very bytes read
         if tuple(merged.shape) != _common_shape(step):
             raise MergeError(f"{strategy.name} made a tensor of shape {list(merged.shape)}")
         out = context.room.take(merged.numel() * DTYPES[step.dtype].bits // 8)

@@ -260,12 +260,13 @@ class Merger:
                 failed = replace(task.step, action="conflict", reason=str(error))
                 self.outcome.conflicts.append(failed)
             return task.cost
-        pending = self.pending.setdefault(name, Pending(tools))
+        size = nbytes(task.step.dtype, task.step.shape)
+        pending = self.pending.setdefault(name, Pending(tools, size))
         for fresh in made:
             pending.append(fresh)
         for fresh in made:
             room.give(fresh.plain)
-        if pending.size == nbytes(task.step.dtype, task.step.shape):
+        if pending.size == size:
             self.whole.append(name)
             self._note_down(ended=False)
         return task.cost

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from git_theta.commands.session import Session
-from git_theta.core.chain import Bytes, decode_chunk, links_of, scratch
+from git_theta.core.chain import Bytes, decode_chunk, digest_of, links_of, scratch
 from git_theta.core.manifest import CHUNK, Chunk, Manifest, Place, Segment
 from git_theta.repo.remotes import resolve_missing
 
@@ -22,6 +22,7 @@ class _Held(threading.local):
 
     def __init__(self) -> None:
         self.chunks: dict[str, Bytes] = {}
+        self.doubted = False
 
 
 class Source:
@@ -114,7 +115,7 @@ class Source:
 
         They are valid, and `held`, until this thread asks for others, or lets them go.
         """
-        self._held.chunks = {}
+        self.let_go()
         found = [_whole_chunks(s, start, stop) for s in segments if s is not None]
         rows = _rows(found)
         if rows is None:
@@ -148,12 +149,19 @@ class Source:
                 self.read += chunk.size
 
     def held(self, digest: str) -> Bytes | None:
-        """The bytes of a chunk that this thread has just read with others; not to be changed."""
-        return self._held.chunks.get(digest)
+        """The bytes of a chunk that this thread has just read with others, if they are as read."""
+        found = self._held.chunks.get(digest)
+        if found is not None and self._held.doubted and digest_of(found) != digest:
+            return None
+        return found
+
+    def doubt(self) -> None:
+        """Say that what this thread holds was lent to somebody who may have written to it."""
+        self._held.doubted = True
 
     def let_go(self) -> None:
         """Hold nothing for this thread any more."""
-        self._held.chunks = {}
+        self._held.chunks, self._held.doubted = {}, False
 
     def chunk(self, chunk: Chunk) -> Bytes:
         """The plain bytes of one chunk."""
