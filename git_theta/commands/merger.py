@@ -39,6 +39,10 @@ from git_theta.repo.objects import PackWriter, Spot
 if TYPE_CHECKING:
     from git_theta.commands.tasks import Context, Room, Task
 
+# How much work may wait for a task to land, for each thread: bytes that it takes, and tasks.
+_AHEAD = 4 * CHUNK
+_TASKS = 8
+
 
 class Merger:
     """Carries out a plan that has no conflicts."""
@@ -217,14 +221,21 @@ class Merger:
             self.outcome.steps[place] = replace(step, action="take", winner=winner)
 
     def _do(self, tasks: Iterator[Task], tools: Tools[Spot], room: Room) -> None:
-        """Run tasks on several threads, as many at once as the memory allows; land in order."""
+        """Run tasks on several threads, as many at once as the memory allows; land in order.
+
+        Small tasks may be done while a large one before them is under way.
+        """
         budget = self.session.settings.memory
+        ahead = min(budget, _AHEAD * tools.threads)
         waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
         spent = 0
         pool = ThreadPoolExecutor(tools.threads)
         try:
             for task in tasks:
-                while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
+                while waiting and (
+                    spent + task.cost > (budget if len(waiting) <= tools.threads else ahead)
+                    or len(waiting) > _TASKS * tools.threads
+                ):
                     spent -= self._land(waiting, tools, room)
                 spent += task.cost
                 waiting.append((task, pool.submit(self._work, task, tools)))
