@@ -9,6 +9,7 @@ messages and exit codes, is Git's.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import threading
@@ -23,11 +24,11 @@ from typing_extensions import override
 
 from git_theta.commands.options import standing_directory
 from git_theta.commands.session import Session
-from git_theta.errors import PluginError, ThetaError
+from git_theta.errors import PluginError, RefusedError, ThetaError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.hooks import directory as hooks
 from git_theta.repo.index import restat
-from git_theta.repo.keeping import directory_in, keep
+from git_theta.repo.keeping import directory_in, keep, place_for
 from git_theta.repo.tracked import manifest_text
 from git_theta.settings import KEPT, environment
 from git_theta.settings import later as written_later
@@ -97,6 +98,7 @@ restore = _verb("restore", _TOLD.format(what="Restore files.", verb="restore"))
 
 
 def _run(verb: str, words: Sequence[str]) -> int:
+    gc.set_threshold(100_000, 50, 100)  # many records, few cycles
     threading.Thread(target=_load_ahead).start()
     session = Session()
     repo = session.repo
@@ -110,8 +112,8 @@ def _run(verb: str, words: Sequence[str]) -> int:
             # A second link changed the time that Git would take for a change of the file.
             trust = ["-c", "core.trustctime=false"] if kept.linked else []
             with subprocess.Popen(["git", *trust, verb, *words], cwd=where, env=env) as git:
-                if later:
-                    _make_ahead(session, kept)
+                if later and _is_whole(verb, words):
+                    _make_ahead(session, kept, git)
             _settle(repo, kept.linked)
             _finish(session)
     finally:
@@ -137,6 +139,10 @@ def _kept(session: Session, words: Sequence[str]) -> Iterator[_Kept]:
         kept = _Kept(directory, {}, {})
         for path, (staged, coming) in _replaced(repo, words).items():
             target = repo.cwd / path
+            if not os.path.lexists(target):
+                if repo.config.get("core.sparsecheckout", "false") == "false":
+                    kept.texts[path] = manifest_text(repo, coming)
+                continue
             text = manifest_text(repo, staged) if _is_large(session, target) else None
             if text is None:
                 continue
@@ -150,17 +156,32 @@ def _kept(session: Session, words: Sequence[str]) -> Iterator[_Kept]:
         yield kept
 
 
-def _make_ahead(session: Session, kept: _Kept) -> None:
-    """Make new versions out of copies while Git works; of what is a link only once Git let it go.
+def _is_whole(verb: str, words: Sequence[str]) -> bool:
+    """Whether a command replaces all that differs: it names a revision and no paths."""
+    named = [word for word in words if word == "-" or not word.startswith("-")]
+    return verb != "restore" and len(named) == 1 and "--" not in words
+
+
+def _make_ahead(session: Session, kept: _Kept, git: subprocess.Popen[bytes]) -> None:
+    """Make new versions while Git works; those of links only once Git let them go.
 
     What cannot be done now is done, or told of, when the files are written.
     """
     from git_theta.commands.patch import make_ahead
+    from git_theta.commands.pull import rebuild_ahead
+
+    def going_on(_: int) -> None:
+        if git.poll():
+            raise RefusedError("Git has refused")
 
     for path, text in kept.texts.items():
-        if text is not None and path not in kept.linked:
-            with suppress(ThetaError, OSError):
+        if text is None or path in kept.linked:
+            continue
+        with suppress(ThetaError, OSError):
+            if (session.repo.cwd / path).exists():
                 make_ahead(session, path, text)
+            else:
+                rebuild_ahead(session, path, text, place_for(kept.directory, path), going_on)
 
 
 def _is_large(session: Session, target: Path) -> bool:
