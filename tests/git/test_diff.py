@@ -423,6 +423,8 @@ def test_summaries_are_fetched_and_weights_only_when_asked(
     text = repo.git("diff", "HEAD~1", "HEAD", cwd=clone)
     assert "layers.0-3.q.weight (4)" in text
     assert "|dW|" not in text
+    told = "note: distances are not known, the summaries are not here: git theta diff"
+    assert text.splitlines()[-1].startswith(told)
     assert held() == 0
     page = tmp_path / "log.html"
     assert repo.theta("log", NAME, "--html", page, cwd=clone).stderr.startswith("written")
@@ -433,6 +435,7 @@ def test_summaries_are_fetched_and_weights_only_when_asked(
     assert 0 < few < 20_000
     found = rows(json_of(repo, "diff", "HEAD~1", "HEAD", cwd=clone))
     assert found["layers.0.q.weight"]["metrics"]["l2"]["error"] > 0
+    assert "distances are not known" not in repo.git("diff", "HEAD~1", "HEAD", cwd=clone)
     assert held() == few
     assert 0 < few < 20_000
     found = rows(json_of(repo, "diff", "HEAD~1", "HEAD", "--exact", cwd=clone))
