@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import torch_zip, weights
-from tests.git.test_kills import MANY, Victim
+from tests.git.test_kills import FEW, MANY, Victim, times
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -423,14 +423,9 @@ def test_an_undo_that_cannot_be_done_leaves_nothing_behind(lfs: Sandbox):
     assert clean(lfs)
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [20, MANY])
+@times(FEW)
 def test_killed_at_any_moment(lfs: Sandbox, kills: int):
-    """Refs are all old or all new, and the same command again finishes.
-
-    Only in the long run so far: after some kills, the next run waits for a minute and more.
-    """
+    """Refs are all old or all new, and the same command again finishes."""
     victim = Victim(lfs, random.Random("migrate"))
     lfs.git("config", "theta.gracePeriod", "0")
     words = ["git", "theta", "migrate", "import", "*.safetensors"]
