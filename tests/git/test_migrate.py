@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -424,9 +425,9 @@ def test_an_undo_that_cannot_be_done_leaves_nothing_behind(lfs: Sandbox):
 
 
 @times(FEW)
-def test_killed_at_any_moment(lfs: Sandbox, kills: int):
+def test_killed_at_any_moment(lfs: Sandbox, kills: int, tally: Counter[str]):
     """Refs are all old or all new, and the same command again finishes."""
-    victim = Victim(lfs, random.Random("migrate"))
+    victim = Victim(lfs, random.Random("migrate"), tally)
     lfs.git("config", "theta.gracePeriod", "0")
     words = ["git", "theta", "migrate", "import", "*.safetensors"]
     versions, before = checkouts(lfs), refs(lfs)
@@ -434,8 +435,7 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
     victim.run(*words)
     after = refs(lfs)
     lfs.theta("migrate", "undo")
-    for number in range(kills):
-        by_clock = kills == MANY and number % 2 == 1
+    for number, by_clock in enumerate(victim.attempts(kills)):
         if number % 4:  # else what was converted before is found again
             lfs.git("prune", "--expire=now")
             shutil.rmtree(store)
@@ -452,7 +452,6 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
                 lfs.theta("migrate", "undo")
         assert refs(lfs) == before
         assert clean(lfs)
-    assert victim.kills >= kills // 4
     lfs.run(*words)
     assert checkouts(lfs) == versions
     lfs.theta("fsck")
