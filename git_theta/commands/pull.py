@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable, say_json, size_text
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
-from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.errors import ManifestError, NotTrackedError, ThetaError
 from git_theta.repo.closure import Closure, Found
 from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo, StagedEntry
-from git_theta.repo.index import BACK, restat
+from git_theta.repo.index import BACK, recorded_sizes, restat
 from git_theta.repo.objects import store_failed
 from git_theta.repo.streams import write_fully
 from git_theta.repo.tracked import manifest_text, parse_at
@@ -53,6 +54,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> int:
         pathspecs = [f":(top,literal){path_from_top(session.repo, path)}" for path in paths]
         waiting, failures = find_pending(session.repo, pathspecs)
         written = pull(session, waiting, failures)
+        _settle(session.repo, pathspecs)
     finally:
         session.close()
     if as_json:
@@ -169,9 +171,35 @@ def _register(repo: Repo, written: Sequence[Pending]) -> None:
     """
     staged = {p.entry.path: p.entry.oid for p in written if blob_id(repo, p.text) == p.entry.oid}
     done = restat(repo, staged)
-    left = [p.entry for p in written if p.entry.path not in done]
-    if left:
-        lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in left)
+    _make_git_look(repo, [p.entry for p in written if p.entry.path not in done])
+
+
+def _settle(repo: Repo, pathspecs: Sequence[str]) -> None:
+    """Make Git look at files that were written when what wrote them was killed.
+
+    The index still has the size of the manifests that were in their place.
+    """
+    known, left = recorded_sizes(repo), []
+    for entry in _entries(repo, pathspecs):
+        try:
+            size = (repo.cwd / entry.path).stat().st_size
+        except OSError:
+            continue
+        if size == known.get(entry.path, size):
+            continue
+        text = manifest_text(repo, entry.oid)
+        if text is None or len(text) != known[entry.path]:
+            continue
+        with suppress(ManifestError):
+            if parse_at(entry.path, text).size == size:
+                left.append(entry)
+    _make_git_look(repo, left)
+
+
+def _make_git_look(repo: Repo, entries: Sequence[StagedEntry]) -> None:
+    """Drop what the index knows of some files; what is staged stays the same."""
+    if entries:
+        lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
         told = "".join(lines).encode(errors="surrogateescape")
         repo.git("update-index", "-z", "--index-info", stdin=told)
         repo.git("update-index", "-q", "--refresh", check=False)

@@ -97,14 +97,19 @@ def test_loose_manifests(history: Sandbox, count: int, tally: Counter[str]):
     assert len(blobs) == 3
     for blob in blobs:
         path = history.work / ".git" / "objects" / blob[:2] / blob[2:]
-        sound = path.read_bytes()
+        sound, text = path.read_bytes(), history.git("cat-file", "blob", blob)
         path.chmod(0o644)
         # The second byte's low half and the first are zlib's header; its levels say nothing.
         for bit in bits(2, len(sound), count, chance):
             flip(path, sound, bit)
             tally["flips"] += 1
-            assert found(history), (blob, bit)
-            tally["found"] += 1
+            if found(history):
+                tally["found"] += 1
+            else:
+                # The last byte of what zlib made has bits that say nothing either.
+                assert bit // 8 == len(sound) - 5, (blob, bit)
+                assert history.git("cat-file", "blob", blob) == text, (blob, bit)
+                tally["harmless"] += 1
         assert history.theta("fsck", code=5).stderr.count("Traceback") == 0
         assert "hint" in history.theta("prune", code=5).stderr
         path.write_bytes(sound)
@@ -124,7 +129,8 @@ def test_packed_manifests(history: Sandbox, count: int, tally: Counter[str]):
     sound = pack.read_bytes()
     pack.chmod(0o644)
     for blob, (_, _, _, length, offset, *_) in fields.items():
-        for bit in bits(int(offset), int(offset) + int(length), count, chance):
+        kind = range(8 * int(offset) + 4, 8 * int(offset) + 7)
+        for bit in [*kind, *bits(int(offset), int(offset) + int(length), count, chance)]:
             flip(pack, sound, bit)
             tally["flips"] += 1
             if found(history):
