@@ -54,7 +54,7 @@ class LowRankUpdate:
         promise = _promise(new, base, change)
         if promise is None:
             return None
-        found = recovery.recover(change, promise.rank)
+        found = recovery.recover(change, promise)
         if found is None:
             return None
         left = recovery.completed(change, found)
