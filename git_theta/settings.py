@@ -13,7 +13,12 @@ from git_theta.core.limits import Limits
 from git_theta.errors import UsageError
 
 KEPT = "GIT_THETA_KEPT"
+<<<<<<< HEAD
 _LATER = "GIT_THETA_LATER"
+=======
+# What GIT_THETA_MERGE says where `git theta merge` sees to the models itself.
+LATER = "later"
+>>>>>>> merging
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
