@@ -13,12 +13,9 @@ from git_theta.core.limits import Limits
 from git_theta.errors import UsageError
 
 KEPT = "GIT_THETA_KEPT"
-<<<<<<< HEAD
-_LATER = "GIT_THETA_LATER"
-=======
+_LATER_FROM = "GIT_THETA_LATER"
 # What GIT_THETA_MERGE says where `git theta merge` sees to the models itself.
 LATER = "later"
->>>>>>> merging
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -113,12 +110,12 @@ def environment() -> dict[str, str]:
 
 def later(directory: Path, top: Path, size: int) -> dict[str, str]:
     """What tells the filter of one work tree that files from a size on are written after it."""
-    return {KEPT: str(directory), _LATER: f"{size} {top.resolve()}"}
+    return {KEPT: str(directory), _LATER_FROM: f"{size} {top.resolve()}"}
 
 
 def written_later() -> int | None:
     """From which size on the caller writes the files itself, in the work tree where we stand."""
-    size, _, top = os.environ.get(_LATER, "").partition(" ")
+    size, _, top = os.environ.get(_LATER_FROM, "").partition(" ")
     return int(size) if size.isdecimal() and top == str(Path.cwd()) else None
 
 
