@@ -17,7 +17,7 @@ from git_theta.core.manifest import Chunk
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError
-from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.packs import PackWriter, Spot
 from git_theta.repo.reuse import Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.

@@ -34,7 +34,7 @@ from git_theta.core.recipe import Input, Instructions, Recipe
 from git_theta.errors import MergeError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.journal import Journal
-from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.packs import PackWriter, Spot
 
 if TYPE_CHECKING:
     from git_theta.commands.tasks import Context, Room, Task

@@ -57,7 +57,9 @@ class Slice:
 class Update(Protocol):
     """A way to store a chunk, exactly. `name` goes into manifests and is a promise.
 
-    A base has been brought to the dtype and length of the chunk before an update sees it.
+    A base has been brought to the dtype and length of the chunk before an update sees it. One that
+    has an attribute `in_place` which is true can decode into the array of its base; others never
+    get the same array twice.
     """
 
     name: ClassVar[str]
@@ -160,7 +162,11 @@ def decode_chunk(
     start = next((n for n, link in enumerate(links) if n and link.digest in held), len(links))
     base = held[links[start].digest] if start < len(links) else None
     for number, link in enumerate(reversed(links[:start])):
-        target = plain if link is chunk else scratch.take(f"link {number % 2}", link.size)
+        fits = link.size == len(plain)
+        target = plain if fits else scratch.take(f"link {number % 2}", link.size)
+        if base is target and not getattr(updates(link.kind), "in_place", False):
+            base = scratch.take("copy", len(target))
+            np.copyto(base, target)
         _decode_link(link, read(link.at), updates, base, target)
         base = target
     # Only the last bytes are proven: a wrong base cannot make the right ones but by chance.

@@ -166,6 +166,8 @@ def decode_words(frames: Iterator[memoryview], words: Words) -> None:
         planes = [_expanded(next(frames), len(words)) for _ in range(words.dtype.itemsize)]
     except StopIteration as error:
         raise CorruptError("a stored record lacks a frame") from error
+    while len(planes) > 1 and not (len(words) and planes[-1].max()):
+        planes.pop()  # small numbers have nothing but zeros there
     _join(planes, words)
 
 

@@ -145,6 +145,11 @@ class UpdateContract:
 
     def _check(self, record: bytes, new: Slice, base: Bytes | None) -> None:
         assert self._decode(record, len(new.data), base).tobytes() == new.data.tobytes()
+        if base is not None and getattr(self.update, "in_place", False):
+            header, frames = unpack(record)
+            out = base.copy()
+            self.update.decode(header, frames, out, out)
+            assert out.tobytes() == new.data.tobytes()
 
 
 def _header(name: str, data: Bytes, encoded: Encoded) -> Header:

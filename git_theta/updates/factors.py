@@ -22,13 +22,14 @@ from git_theta.core.planes import BLOCK
 from git_theta.errors import CorruptError
 from git_theta.updates import residual
 
-_SUM_BITS = 53
-_FAR = 400
+_SUM_BITS, _SINGLE_BITS = 53, 24
+_FAR, _NEAR = 400, 50
 _TRIED = 64
 _LEAST_BITS = 4
 _UNSEEN = 0.5
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int32]
 
 
@@ -47,6 +48,11 @@ class Thin:
     def values(self) -> Doubles:
         """The numbers that the lines stand for."""
         return np.ldexp(self.whole.astype(np.float64), self.exponents[:, np.newaxis])
+
+    @property
+    def largest(self) -> int:
+        """The size of the largest integer."""
+        return int(np.abs(self.whole.astype(np.int64)).max(initial=0))
 
     def frames(self) -> list[bytes]:
         """The factor as frames: its exponents in planes, then its integers."""
@@ -110,30 +116,45 @@ def check(left: Thin, right: Thin) -> None:
     Raises:
         CorruptError: a partial sum might not be.
     """
-    sizes = [int(np.abs(f.whole.astype(np.int64)).max(initial=0)) for f in (left, right)]
-    if sizes[0] * sizes[1] * left.whole.shape[1] >= 1 << _SUM_BITS:
+    if left.largest * right.largest * left.whole.shape[1] >= 1 << _SUM_BITS:
         raise CorruptError("the product of two stored factors is not exact")
 
 
-def product(left: Doubles, right: Doubles) -> Doubles:
-    """The exact product of two factors' values."""
-    return left @ right if _library_is_exact() else sequential(left, right)
+def fit_single(left: Thin, right: Thin) -> bool:
+    """Whether the product of two factors is exact in float32 too.
+
+    A float32 number plus such a product, rounded once to float32, is what it is by way of float64:
+    where float64 has to round the sum, one of the two is so small beside the other that it changes
+    nothing.
+    """
+    if left.largest * right.largest * left.whole.shape[1] >= 1 << _SINGLE_BITS:
+        return False
+    return all(int(np.abs(f.exponents).max(initial=0)) <= _NEAR for f in (left, right))
 
 
-def sequential(left: Doubles, right: Doubles) -> Doubles:
+def product(left: Floats, right: Floats, out: Floats | None = None) -> Floats:
+    """The exact product of two factors' values, both of one type; may use `out` to hold it."""
+    if not _library_is_exact(left.dtype):
+        return sequential(left, right)
+    found: Floats = np.matmul(left, right, out=out)
+    return found
+
+
+def sequential(left: Floats, right: Floats) -> Floats:
     """The same product, one rank after the other, with no library."""
-    total = np.zeros((len(left), right.shape[1]))
+    total = np.zeros((len(left), right.shape[1]), left.dtype)
     for column, row in zip(left.T, right, strict=True):
         total += column[:, np.newaxis] * row
     return total
 
 
 @cache
-def _library_is_exact() -> bool:
-    """Whether the library multiplies in true float64, by a trial that uses all 53 bits."""
+def _library_is_exact(dtype: np.dtype[Any]) -> bool:
+    """Whether the library multiplies truly in this type, by a trial that uses all of its bits."""
     rank = 8
-    most = (1 << most_bits(rank)) - 1
-    left = most - np.arange(64 * rank).reshape(64, rank)
-    right = most - 3 * np.arange(rank * 64).reshape(rank, 64)
-    found = left.astype(np.float64) @ right.astype(np.float64)
-    return bool(np.array_equal(found, (left @ right).astype(np.float64)))
+    bits = _SUM_BITS if dtype == np.float64 else _SINGLE_BITS
+    most = (1 << (bits - (rank - 1).bit_length()) // 2) - 1
+    left = most - np.arange(64 * rank).reshape(64, rank) % most
+    right = most - 3 * np.arange(rank * 64).reshape(rank, 64) % most
+    found = left.astype(dtype) @ right.astype(dtype)
+    return bool(np.array_equal(found, (left @ right).astype(dtype)))

@@ -30,6 +30,7 @@ class Ia3Update:
 
     name: ClassVar[str] = "ia3"
     needs_base: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
 
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         found = matrix_of(new)

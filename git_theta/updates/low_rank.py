@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.chain import Bytes, Encoded, Slice
+from git_theta.core.chain import Bytes, Encoded, Slice, scratch
 from git_theta.core.payload import Header
 from git_theta.core.planes import BLOCK, WORDS, Grain
 from git_theta.errors import CorruptError
@@ -23,6 +23,9 @@ from git_theta.updates.rounding import Float
 
 Factor = npt.NDArray[np.floating[Any]]
 
+_SINGLE: np.dtype[np.floating[Any]] = np.dtype(np.float32)
+_DOUBLE: np.dtype[np.floating[Any]] = np.dtype(np.float64)
+
 # The bits of known factors by the bits of the dtype's mantissa; they depend on nothing else but
 # the rank, so that chunks of one tensor agree.
 _BITS = {52: 25, 23: 24, 10: 22, 7: 20}
@@ -33,6 +36,7 @@ class LowRankUpdate:
 
     name: ClassVar[str] = "low-rank"
     needs_base: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
 
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         change = _change(new, base)
@@ -50,7 +54,7 @@ class LowRankUpdate:
         promise = _promise(new, base, change)
         if promise is None:
             return None
-        found = recovery.recover(change, promise.rank)
+        found = recovery.recover(change, promise)
         if found is None:
             return None
         left = recovery.completed(change, found)
@@ -122,13 +126,18 @@ class _Model:
         return cls(matrix, kind, left, right)
 
     def predict(self, base: Bytes, out: Bytes) -> None:
-        """Base plus product, rounded once, rows by rows."""
-        left, right = self.left.values(), np.ascontiguousarray(self.right.values().T)
+        """Base plus product, rounded once, rows by rows; `out` may be `base`."""
+        single = self.kind.word <= _SINGLE.itemsize and factors.fit_single(self.left, self.right)
+        working = _SINGLE if single else _DOUBLE
+        left = self.left.values().astype(working)
+        right = np.ascontiguousarray(self.right.values().T.astype(working))
         word = WORDS[self.kind.word]
         words, result = base.view(word), out.view(word)
         for first, last in self.matrix.blocks():
             begin, end = self.matrix.inside(first, last)
-            total = factors.product(left[first:last], right).ravel()
+            room = scratch.take("product", (last - first) * self.matrix.columns * working.itemsize)
+            rows = room.view(working).reshape(last - first, -1)
+            total = factors.product(left[first:last], right, rows).reshape(-1)
             total = total[begin - self.matrix.begin(first) :][: end - begin]
             old = words[begin:end]
             with np.errstate(invalid="ignore", over="ignore"):

@@ -29,6 +29,7 @@ _SMALLEST = 1e-6
 _HUGE = 1e140
 _WORTH = 0.9
 _ALMOST = 0.99
+_PART = 64 << 10
 
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -115,6 +116,9 @@ class Change:
 
     def transposed_times(self, left: Doubles) -> tuple[Doubles, float]:
         """The transposed difference times a thin matrix, and the sum of all squares."""
+        if self.rough is not None and self.kind.narrow:
+            turned = self.rough.T @ left.astype(np.float32)
+            return turned.astype(np.float64), _energy(self.rough.reshape(-1))
         out, energy = np.zeros((self.matrix.columns, left.shape[1])), 0.0
         for at, block in self.blocks():
             out += block.T @ left[at]
@@ -122,12 +126,28 @@ class Change:
         return out, energy
 
 
+def _energy(values: Singles) -> float:
+    """The sum of all squares."""
+    parts = [values[at : at + _PART] for at in range(0, len(values), _PART)]
+    with np.errstate(over="ignore"):
+        total = sum(float(np.dot(part, part)) for part in parts)
+    if _SMALLEST < total < _HUGE:
+        return total
+    wide = (part.astype(np.float64) for part in parts)  # float32 may have lost all of it
+    return sum(float(np.dot(part, part)) for part in wide)
+
+
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a probe found: a rank, and about how many bytes factors and differences take."""
+    """What a probe found: a rank, and about how many bytes factors and differences take.
+
+    `left` spans what the change does to the whole rows at `down`, the best directions first.
+    """
 
     rank: int
     size: float
+    down: Places
+    left: Doubles
 
 
 def probe(change: Change) -> Promise | None:
@@ -141,8 +161,9 @@ def probe(change: Change) -> Promise | None:
     if not kept:
         return None
     rng = np.random.default_rng(0)
+    down = rng.choice(change.rows, kept + _HELD_OUT, replace=False)
     at = change.places(
-        rng.choice(change.rows, kept + _HELD_OUT, replace=False),
+        down,
         rng.choice(change.matrix.columns, kept + _HELD_OUT, replace=False),
     )
     found, held = change.values(at), at[kept:, kept:].ravel()
@@ -156,7 +177,8 @@ def probe(change: Change) -> Promise | None:
     bits = residual.bits(change.new[held], change.plus(held, near.ravel()))
     if bits > _WORTH * residual.bits(change.new[held], change.base[held]):
         return None
-    return Promise(rank, change.matrix.count * bits / 8 + _price(change, rank) / 8)
+    size = change.matrix.count * bits / 8 + _price(change, rank) / 8
+    return Promise(rank, size, down[:kept], left)
 
 
 def _decomposed(square: Doubles) -> tuple[Doubles, Doubles, Doubles]:
@@ -232,11 +254,13 @@ class Found:
     noise: float
 
 
-def recover(change: Change, rank: int) -> Found | None:
-    """The factors of a change, of about a rank, by a randomised decomposition in float64."""
-    width = min(rank + _SPARE_RANKS, change.rows, change.matrix.columns)
-    start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
-    basis = _basis(change, start)
+def recover(change: Change, promise: Promise) -> Found | None:
+    """The factors of a change, of about the promised rank, by a randomised decomposition."""
+    width = min(promise.rank + _SPARE_RANKS, change.rows, change.matrix.columns)
+    basis = _quick_basis(change, promise, width)
+    if basis is None:
+        start = np.random.default_rng(0).standard_normal((change.matrix.columns, width))
+        basis = _basis(change, start)
     turned, energy = change.transposed_times(basis)
     right, sizes, left = np.linalg.svd(turned, full_matrices=False)
     keep = _worthy(sizes, energy, change)
@@ -246,6 +270,22 @@ def recover(change: Change, rank: int) -> Found | None:
     rest = max(energy - float(np.sum(sizes[:keep] ** 2)), _NOTHING * energy)
     noise = rest * keep * (1 / change.rows + 1 / matrix.columns) / (change.rows * matrix.columns)
     return Found((basis @ left[:keep].T) * root, (right[:, :keep] * root).T, math.sqrt(noise))
+
+
+def _quick_basis(change: Change, promise: Promise, width: int) -> Doubles | None:
+    """Like `_basis`, by what the probe has seen, for numbers whose own rounding is the most noise.
+
+    None for others, and where float32 overflows.
+    """
+    rough = change.roughly() if change.kind.narrow else None
+    if rough is None:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        turned = rough[promise.down].T @ promise.left[:, :width].astype(np.float32)
+        if not np.isfinite(turned).all():
+            return None
+        found = change.times(np.linalg.qr(turned)[0])
+    return np.linalg.qr(found)[0] if np.isfinite(found).all() else None
 
 
 def _basis(change: Change, start: Doubles) -> Doubles:

@@ -44,6 +44,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.folded = np.empty(BLOCK * 8, np.uint8)
         self.spare = np.empty(_TILE * 8, np.uint8)
+        self.places = np.empty(BLOCK, np.int64)
         self.tile = np.empty(_TILE * 8, np.uint8)
         self.changed = np.empty(BLOCK + BLOCK // 8, np.bool_)
         self.compressor = zstandard.ZstdCompressor(level=1)
@@ -342,13 +343,17 @@ def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> Non
         size = min(BLOCK, count - start)
         gaps = _scratch.folded[: 4 * size].view("<u4")
         planes.decode_words(frames, gaps)
-        places = np.cumsum(gaps, dtype=np.int64)
-        places += np.arange(before + 1, before + 1 + size)
+        places = _scratch.places[:size]
+        np.add(gaps, 1, out=places, dtype=np.int64)
+        places[0] += before
+        np.cumsum(places, out=places)
         before = int(places[-1])
         if before >= len(out):
             raise CorruptError("a stored record changes words beyond its end")
         values = out[places]
-        unfold(_values(frames, size, out.dtype), values, values)
+        folded = _scratch.folded[: values.nbytes].view(out.dtype)
+        planes.decode_words(frames, folded)
+        unfold(folded, values, values)
         out[places] = values
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from git_theta.core.planes import Words
 
-TILE = 64 << 10
+TILE = 128 << 10
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -69,6 +69,7 @@ def narrowed(values: Floats, base: Words, kind: Float, out: Words) -> None:
     """Round results to the words of a dtype, once more where they are narrower than float32.
 
     `values` came of the numbers in `base`, which is taken instead where machines might differ.
+    They are used up. `out` may be `base`.
     """
     for start in range(0, len(out), TILE):
         stop = min(start + TILE, len(out))
@@ -82,8 +83,11 @@ def _round(values: Floats, kind: Float, out: Words) -> None:
     if not kind.narrow:
         np.copyto(out.view(kind.working), values, casting="same_kind")
         return
-    wide = _scratch.wide[: len(out)]
-    np.copyto(wide.view(np.float32), values, casting="same_kind")
+    if values.dtype == np.float32:
+        wide = values.view(np.uint32)
+    else:
+        wide = _scratch.wide[: len(out)]
+        np.copyto(wide.view(np.float32), values, casting="same_kind")
     if kind.mantissa == FLOATS["F16"].mantissa:
         np.copyto(out.view("<f2"), wide.view(np.float32), casting="same_kind")
         return
@@ -119,7 +123,7 @@ class _Shape:
     def odd(self, words: Words) -> npt.NDArray[np.bool_] | None:
         """Which words are zero, subnormal or not finite; None where none is."""
         shifted = _scratch.bits[: len(words)].view(words.dtype)[: len(words)]
-        np.left_shift(words, 1, out=shifted)
+        np.add(words, words, out=shifted)
         np.subtract(shifted, words.dtype.type(self.least), out=shifted)
         if not len(words) or shifted.max() < self.span:
             return None

@@ -17,6 +17,7 @@ class SparseUpdate:
 
     name: ClassVar[str] = "sparse"
     needs_base: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
 
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         if base is None or len(base) != len(new.data):
