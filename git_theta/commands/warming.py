@@ -16,7 +16,7 @@ from functools import cache
 _TURN = 1e-4
 # Names of glibc's parameters, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT, _SMALL = 64 << 20, 8 << 20
+_KEPT, _SMALL = 64 << 20, 32 << 20
 
 
 @cache
@@ -58,7 +58,7 @@ def _import() -> None:
 
 
 def _keep_memory() -> None:
-    """Have the C library keep what is freed in blocks of a few MiB, for the next ones.
+    """Have the C library keep what is freed in blocks of up to 32 MiB, for the next ones.
 
     As it comes it gives them back to the system at once: each intermediate result is then made of
     fresh pages, which the system has to clear first, and that can take longer than the arithmetic.
