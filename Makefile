@@ -28,8 +28,8 @@ science: setup ## the tests that check methods against known results
 	@scripts/pytest -n 2 -m science $(ARGS)
 	@.venv/bin/python -m tests.science.report
 
-soak: setup ## the long-running tests
-	@scripts/pytest -m soak $(ARGS)
+soak: setup ## the long-running tests; then python -m benchmarks.trust writes what they counted
+	@scripts/pytest -m soak --junitxml=.cache/soak.xml $(ARGS)
 
 setup: ## .venv with everything in it
 	@scripts/setup

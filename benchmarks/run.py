@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import differences, everyday, hundred, load, merging, peers, speed, updates
+from benchmarks import (
+    differences,
+    everyday,
+    hundred,
+    load,
+    merging,
+    peers,
+    speed,
+    switching,
+    updates,
+)
 from benchmarks.report import Section, headed, replaced
 from benchmarks.sandbox import CACHE, ROOT, RunError, Sandbox, sandbox
 
@@ -23,6 +33,7 @@ PARTS: dict[str, Part] = {
     "merging": merging.measure,
     "diff": differences.measure,
     "load": load.measure,
+    "switching": switching.measure,
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 DISK = 20e9

@@ -6,6 +6,7 @@ file, and what it starts are the filters, which take the short way past the comm
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -13,12 +14,16 @@ from git_theta import __version__
 from git_theta.errors import UsageError
 
 BUG, INTERRUPTED, BROKEN_PIPE, DRIVER_FAILED = 128, 130, 141, 129
+# Most of what is made here stays to the end: modules, manifests. To look among that for garbage as
+# often as is usual takes a quarter of the time to start.
+_GARBAGE = 50_000
 _FILTERS = ("filter-process", "clean", "smudge")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    gc.set_threshold(_GARBAGE)
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -42,6 +47,11 @@ def _run(words: list[str]) -> int:
         return 0
     if words and words[0] in _FILTERS and not _asks_for_help(words):
         return _filter(words)
+    if words[:2] == ["merge-driver", "--"]:
+        from git_theta.commands.later import is_left
+
+        if is_left(words[2:]):
+            return 1
     if words[:1] == ["diff-driver"] and not _asks_for_help(words):
         from git_theta.commands.diff_driver import run as drive
 

@@ -32,6 +32,14 @@ _TORCH = {
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
 
+# The width of a word in bytes, and the bits of infinity.
+_INFINITE = {
+    "F64": (8, 0x7FF0 << 48),
+    "F32": (4, 0x7F80 << 16),
+    "F16": (2, 0x7C00),
+    "BF16": (2, 0x7F80),
+}
+
 
 def to_numbers(data: Bytes, dtype: str, *, double: bool = False) -> torch.Tensor:
     """Stored bytes as a flat tensor in the compute dtype, on the CPU; never a view of them."""
@@ -60,8 +68,24 @@ def from_array(array: npt.NDArray[Any]) -> torch.Tensor:
     return data.view(dtype).reshape(array.shape)
 
 
+def put_numbers(data: Bytes, dtype: str, out: torch.Tensor) -> torch.Tensor:
+    """Stored bytes as numbers in a tensor that is there."""
+    return out.copy_(torch.from_numpy(data).view(_TORCH[dtype]))
+
+
 def to_bytes(numbers: torch.Tensor, dtype: str) -> Bytes:
     """Numbers as bytes of a stored dtype, each rounded once to the nearest, ties to even.
+
+    Raises:
+        MergeError: a number is not finite, or too large for the dtype.
+    """
+    out = np.empty(numbers.numel() * _TORCH[dtype].itemsize, np.uint8)
+    put_bytes(numbers, dtype, out)
+    return out
+
+
+def put_bytes(numbers: torch.Tensor, dtype: str, out: Bytes) -> None:
+    """As `to_bytes`, into bytes that are there.
 
     Raises:
         MergeError: a number is not finite, or too large for the dtype.
@@ -69,25 +93,14 @@ def to_bytes(numbers: torch.Tensor, dtype: str) -> Bytes:
     flat = numbers.detach().to("cpu").contiguous().reshape(-1)
     if flat.dtype == torch.float64 and dtype not in ("F64", "F32"):
         flat = _round_to_odd(flat)
-    stored = flat.to(_TORCH[dtype])
-    if not _within(flat, torch.finfo(_TORCH[dtype]).max):
-        finite = torch.isfinite(stored.to(torch.float32) if stored.element_size() == 1 else stored)
-        if not bool(finite.all()):
-            exact = bool(torch.isfinite(flat).all())
-            raise MergeError(
-                f"the result {f'overflows {dtype}' if exact else 'is not finite'}",
-                hint="merge this tensor otherwise: --for NAME ...",
-            )
-    found: Bytes = stored.view(torch.uint8).numpy()
-    return found
-
-
-def _within(numbers: torch.Tensor, limit: float) -> bool:
-    """Whether all numbers are finite and at most `limit` in magnitude; one pass, nothing made."""
-    if not numbers.numel():
-        return True
-    low, high = torch.aminmax(numbers)  # a NaN anywhere is the answer of both
-    return -limit <= float(low) and float(high) <= limit
+    stored = torch.from_numpy(out).view(_TORCH[dtype])
+    stored.copy_(flat)
+    if not has_only_finite(out, dtype):
+        exact = bool(torch.isfinite(flat).all())
+        raise MergeError(
+            f"the result {f'overflows {dtype}' if exact else 'is not finite'}",
+            hint="merge this tensor otherwise: --for NAME ...",
+        )
 
 
 def _round_to_odd(wide: torch.Tensor) -> torch.Tensor:
@@ -103,11 +116,21 @@ def _round_to_odd(wide: torch.Tensor) -> torch.Tensor:
     return torch.where(back == wide, bits, cut | 1).view(torch.float32)
 
 
-def has_only_finite(numbers: torch.Tensor) -> bool:
-    """Whether there is no NaN and no infinity."""
-    if numbers.element_size() == 1:
-        numbers = numbers.to(torch.float32)
-    return _within(numbers, torch.finfo(numbers.dtype).max)
+def has_only_finite(data: Bytes, dtype: str) -> bool:
+    """Whether there is no NaN and no infinity among stored numbers.
+
+    The bits of floats are ordered as integers are, negative ones by themselves, and what is not
+    finite comes behind all numbers: so two largest words tell, without any number being made.
+    """
+    if dtype not in _INFINITE:
+        wide = as_stored(data, dtype).to(torch.float32)
+        return bool(torch.isfinite(wide).all())
+    if not len(data):
+        return True
+    width, least = _INFINITE[dtype]
+    negative = 1 << (8 * width - 1)
+    signed, unsigned = data.view(f"<i{width}"), data.view(f"<u{width}")
+    return int(signed.max()) < least and int(unsigned.max()) < negative + least
 
 
 def check_device(name: str) -> str:

@@ -13,6 +13,9 @@ from git_theta.core.limits import Limits
 from git_theta.errors import UsageError
 
 KEPT = "GIT_THETA_KEPT"
+_LATER_FROM = "GIT_THETA_LATER"
+# What GIT_THETA_MERGE says where `git theta merge` sees to the models itself.
+LATER = "later"
 COMPLETE = "_GIT_THETA_COMPLETE"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
@@ -103,6 +106,17 @@ def _limits(values: Mapping[str, str]) -> Limits:
 def environment() -> dict[str, str]:
     """A copy of this process's environment, for children that get a changed one."""
     return dict(os.environ)
+
+
+def later(directory: Path, top: Path, size: int) -> dict[str, str]:
+    """What tells the filter of one work tree that files from a size on are written after it."""
+    return {KEPT: str(directory), _LATER_FROM: f"{size} {top.resolve()}"}
+
+
+def written_later() -> int | None:
+    """From which size on the caller writes the files itself, in the work tree where we stand."""
+    size, _, top = os.environ.get(_LATER_FROM, "").partition(" ")
+    return int(size) if size.isdecimal() and top == str(Path.cwd()) else None
 
 
 def forget_super_prefix() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ settings.load_profile("house")
 
 # A shell starts what it puts into the background with Ctrl-C ignored, which children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Iterator[Counter[str]]:
+    """What a test survived, counted: it goes into the report that `make soak` leaves."""
+    counts: Counter[str] = Counter()
+    yield counts
+    for name, count in counts.items():
+        record_property(name, count)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.core.splitting import BytesSource
 from git_theta.core.units import plan
-from git_theta.repo.objects import PackWriter, Spot, Store
+from git_theta.repo.objects import Store
+from git_theta.repo.packs import PackWriter, Spot
 
 
 def _no_format(name: str) -> None:

@@ -1,22 +1,19 @@
-"""Steps of a merge carried out: bytes read, strategies run, results encoded.
+"""Parts of a merge carried out: strategies run on what was read, results as bytes.
 
-Elementwise work goes chunk by chunk, in cache-sized blocks within a chunk, so that what it holds
-is a chunk of each version. Whole tensors are merged one after another, several at once only while
-the memory that was allowed suffices. Importing this module imports torch.
+Elementwise work goes in blocks that fit in a cache. Importing this module imports torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from git_theta import compute
-from git_theta.commands.reading import Source
+from git_theta.commands.tasks import Context, common, read_versions, stored, versions_of
 from git_theta.core.chain import Bytes
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.manifest import CHUNK, Manifest, Tensor
@@ -25,50 +22,7 @@ from git_theta.core.random import Source as Numbers
 from git_theta.core.strategy import Versions
 from git_theta.errors import MergeError
 
-BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What all steps share. `keys` tell the models apart, whatever their order."""
-
-    source: Source
-    labels: tuple[str, ...]
-    keys: tuple[str, ...]
-    statistics: Mapping[str, tuple[Manifest | None, ...]] = field(default_factory=dict)
-    device: str = "auto"
-    complain: Callable[[str], None] = lambda _: None
-
-
-class Task(NamedTuple):
-    """Part of a step that can be done on any thread.
-
-    It makes chunks of the result from byte `start` on; `cost` is the memory that it takes.
-    """
-
-    step: Step
-    start: int
-    cost: int
-    work: Callable[[], Iterator[Bytes]]
-
-
-def tasks(context: Context, step: Step, gathered: Any) -> Iterator[Task]:
-    """What is to be done for one step, in order."""
-    width = DTYPES[step.dtype].bits // 8
-    count = math.prod(step.shape)
-    if _elementwise(step):
-        each = CHUNK // width
-        for start in range(0, max(count, 1), each):
-            stop = min(start + each, count)
-            cost = (stop - start) * width * (len(step.unit.models) + 3)
-            yield Task(step, start * width, cost, _slice_work(context, step, start, stop))
-        return
-    cost = count * 4 * (len(step.unit.models) + 3)
-    yield Task(step, 0, cost, lambda: _whole_work(context, step, gathered))
-
-
-def _elementwise(step: Step) -> bool:
-    return step.chosen is not None and step.chosen.strategy.needs.scope == "element"
+BLOCK = 1 << 18
 
 
 def _strategy(step: Step) -> Any:
@@ -77,37 +31,29 @@ def _strategy(step: Step) -> Any:
     return step.chosen.strategy
 
 
-def _common(step: Step) -> int:
-    """How many elements, from the first on, all versions have."""
-    if step.rows is None:
-        return math.prod(step.shape)
-    return step.rows * math.prod(step.shape[1:])
-
-
 # --- elementwise ---------------------------------------------------------------------------------
 
 
-def _slice_work(
-    context: Context, step: Step, start: int, stop: int
-) -> Callable[[], Iterator[Bytes]]:
-    def work() -> Iterator[Bytes]:
-        yield _merge_slice(context, step, start, stop)
-
-    return work
-
-
-def _merge_slice(context: Context, step: Step, start: int, stop: int) -> Bytes:
+def merge_slice(
+    context: Context, step: Step, start: int, stop: int, read: Sequence[Bytes | None]
+) -> Bytes:
+    """The entries `start` to `stop` of the result; `read` are those that all versions have."""
     width = DTYPES[step.dtype].bits // 8
-    out = np.empty((stop - start) * width, np.uint8)
-    common = min(max(_common(step), start), stop)
-    inputs = _Inputs(context, step, start, common)
+    out = context.room.take((stop - start) * width)
+    shared = min(max(common(step), start), stop)
+    inputs = _Inputs(context, step, start, shared, read)
     strategy = _strategy(step)
-    for low in range(start, common, BLOCK):
-        high = min(low + BLOCK, common)
-        merged = strategy.merge(inputs.versions(low, high))
-        out[(low - start) * width : (high - start) * width] = compute.to_bytes(merged, step.dtype)
-    if common < stop:
-        out[(common - start) * width :] = _tail(context, step, common, stop)
+    try:
+        for low in range(start, shared, BLOCK):
+            high = min(low + BLOCK, shared)
+            merged = strategy.merge(inputs.versions(low, high))
+            part = out[(low - start) * width : (high - start) * width]
+            compute.put_bytes(merged, step.dtype, part)
+        if shared < stop:
+            out[(shared - start) * width :] = _tail(context, step, shared, stop)
+    except BaseException:
+        context.room.give(out)
+        raise
     return out
 
 
@@ -116,43 +62,28 @@ def _tail(context: Context, step: Step, start: int, stop: int) -> Bytes:
     winner = step.unit.version(step.winner)
     if winner is None:
         raise MergeError("the version that has more rows is not there")
-    data = _stored(context, winner, start, stop)
+    data = stored(context, winner, start, stop)
     if winner.dtype == step.dtype:
         return data
     return compute.to_bytes(compute.to_numbers(data, winner.dtype), step.dtype)
 
 
-def _stored(context: Context, tensor: Tensor, start: int, stop: int) -> Bytes:
-    width = DTYPES[tensor.dtype].bits // 8
-    return context.source.range(tensor.segment, start * width, stop * width)
-
-
-def _read(
-    context: Context, tensors: Sequence[Tensor | None], start: int, stop: int
-) -> list[Bytes | None]:
-    """The same entries of several versions of a tensor, as they are stored."""
-    widths = {DTYPES[tensor.dtype].bits // 8 for tensor in tensors if tensor is not None}
-    if len(widths) != 1:
-        return [None if t is None else _stored(context, t, start, stop) for t in tensors]
-    (width,) = widths
-    segments = [None if tensor is None else tensor.segment for tensor in tensors]
-    return context.source.aligned(segments, start * width, stop * width)
-
-
 class _Inputs:
     """All versions of a range of entries, as bytes, and slices of them as numbers."""
 
-    def __init__(self, context: Context, step: Step, start: int, stop: int) -> None:
+    def __init__(
+        self, context: Context, step: Step, start: int, stop: int, read: Sequence[Bytes | None]
+    ) -> None:
         self.context, self.step, self.start = context, step, start
         needs = _strategy(step).needs
         self.double = needs.double or step.dtype == "F64"
-        base = step.unit.base if needs.base != "unused" else None
-        tensors = [base, *step.unit.models]
-        read = _read(context, tensors, start, stop)
         self.stored = [
             None if tensor is None or data is None else (data, tensor.dtype)
-            for tensor, data in zip(tensors, read, strict=True)
+            for tensor, data in zip(versions_of(step), read, strict=True)
         ]
+        wide = torch.float64 if self.double else torch.float32
+        room = min(BLOCK, stop - start)
+        self.room = [None if one is None else torch.empty(room, dtype=wide) for one in self.stored]
         self.statistics = {
             kind: [_statistic(context, step, side, start, stop) for side in sides]
             for kind, sides in context.statistics.items()
@@ -160,7 +91,7 @@ class _Inputs:
         }
 
     def versions(self, low: int, high: int) -> Versions:
-        """The entries `low` to `high`."""
+        """The entries `low` to `high`, until others are asked for."""
         numbers = [self._numbers(index, low, high) for index in range(len(self.stored))]
         statistics = {
             kind: tuple(
@@ -179,19 +110,18 @@ class _Inputs:
         )
 
     def _numbers(self, index: int, low: int, high: int) -> torch.Tensor | None:
-        found = self.stored[index]
-        if found is None:
+        found, room = self.stored[index], self.room[index]
+        if found is None or room is None:
             return None
         data, dtype = found
         width = DTYPES[dtype].bits // 8
         part = data[(low - self.start) * width : (high - self.start) * width]
-        numbers = compute.to_numbers(part, dtype, double=self.double)
-        _check(self.context, index, numbers)
-        return numbers
+        _check(self.context, index, part, dtype)
+        return compute.put_numbers(part, dtype, room[: high - low])
 
 
-def _check(context: Context, index: int, numbers: torch.Tensor) -> None:
-    if not compute.has_only_finite(numbers):
+def _check(context: Context, index: int, data: Bytes, dtype: str) -> None:
+    if not compute.has_only_finite(data, dtype):
         side = ("the ancestor", *context.labels)[index]
         raise MergeError(f"{side} has NaN or infinite numbers in it")
 
@@ -225,7 +155,7 @@ def _statistic(
     if stop is None:
         data = context.source.whole(tensor.segment)
         return compute.to_numbers(data, tensor.dtype).reshape(tensor.shape)
-    return compute.to_numbers(_stored(context, tensor, start, stop), tensor.dtype)
+    return compute.to_numbers(stored(context, tensor, start, stop), tensor.dtype)
 
 
 def _named(side: Manifest | None, names: Sequence[str]) -> Tensor | None:
@@ -239,10 +169,8 @@ def _named(side: Manifest | None, names: Sequence[str]) -> Tensor | None:
 
 def whole_versions(context: Context, step: Step, gathered: Any, device: str) -> Versions:
     """All versions of a whole tensor on a device."""
-    needs = _strategy(step).needs
-    base = step.unit.base if needs.base != "unused" else None
-    tensors = [base, *step.unit.models]
-    read = _read(context, tensors, 0, _common(step))
+    tensors = versions_of(step)
+    read = read_versions(context, step, 0, common(step))
     loaded = [
         None
         if tensor is None or data is None
@@ -293,26 +221,30 @@ def _load(
     context: Context, step: Step, index: int, tensor: Tensor, data: Bytes, device: str
 ) -> torch.Tensor:
     needs = _strategy(step).needs
+    _check(context, index, data, tensor.dtype)
     if needs.widens:
         flat = compute.as_stored(data, tensor.dtype)
     else:
         flat = compute.to_numbers(data, tensor.dtype, double=needs.double or step.dtype == "F64")
-    _check(context, index, flat)
     return flat.reshape(_common_shape(step)).to(device)
 
 
-def _whole_work(context: Context, step: Step, gathered: Any) -> Iterator[Bytes]:
+def merge_whole(context: Context, step: Step, gathered: Any) -> Iterator[Bytes]:
+    """The whole result, in chunks."""
     strategy = _strategy(step)
-    count = _common(step)
+    count = common(step)
     device = compute.choose_device(
         context.device, elementwise=False, double=strategy.needs.double, count=count
     )
 
     def work(where: str) -> Bytes:
         merged = strategy.merge(whole_versions(context, step, gathered, where))
+        context.source.doubt()  # on the CPU, tensors that were not widened are the very bytes read
         if tuple(merged.shape) != _common_shape(step):
             raise MergeError(f"{strategy.name} made a tensor of shape {list(merged.shape)}")
-        return compute.to_bytes(merged, step.dtype)
+        out = context.room.take(merged.numel() * DTYPES[step.dtype].bits // 8)
+        compute.put_bytes(merged, step.dtype, out)
+        return out
 
     done = compute.on_device(
         device, work, lambda said: context.complain(f"{step.unit.name}: {said}")

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from git_theta.commands import plain_data
-from git_theta.commands.diff_model import compare_versions
+from git_theta.commands.diff_model import ModelDiff, compare_versions
 from git_theta.commands.diff_text import lines, shape_text
 from git_theta.commands.model_versions import File, Source, Stored, Version, parse_versions
 from git_theta.commands.session import Session
@@ -28,6 +28,7 @@ from git_theta.repo.tracked import manifest_text, parse_at
 from git_theta.settings import difftool
 
 _NOTHING = "/dev/null"
+_FETCHING = "git theta diff, with the same arguments, fetches them"
 
 
 def run(words: Sequence[str]) -> int:
@@ -58,7 +59,18 @@ def run(words: Sequence[str]) -> int:
             return 0
         for line in lines(found):
             say(line)
+        if _lacks_summaries(session, found):
+            say(f"note: distances are not known, the summaries are not here: {_FETCHING}")
     return 0
+
+
+def _lacks_summaries(session: Session, found: ModelDiff) -> bool:
+    """Whether a distance is not known because nobody has fetched what would tell it."""
+    unknown = (row.change for row in found.rows if row.facts is not None and row.relative is None)
+    tensors = (tensor for change in unknown for tensor in (change.old, change.new))
+    chunks = (chunk for tensor in tensors if tensor for chunk in tensor.segment.chunks)
+    oids = {chunk.summary.oid for chunk in chunks if chunk.summary is not None}
+    return any(session.store.find(oid) is None for oid in oids)
 
 
 def _hand_over(tool: str, words: Sequence[str], old: Version | None, new: Version | None) -> int:

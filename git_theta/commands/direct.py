@@ -8,7 +8,8 @@ That is done only for commands known to end then, with no hook of their own stil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import proofs
@@ -16,6 +17,9 @@ from git_theta.core.manifest import Manifest
 from git_theta.errors import ThetaError, shell_word
 from git_theta.repo.caller import git_command, may_delay
 from git_theta.repo.hooks import directory
+
+if TYPE_CHECKING:
+    from git_theta.commands.pull import Pending
 
 # Each with the hook that Git runs before it ends, which would see the manifest. Commands that go
 # on to run the user's programs (rebase --exec) or to read the files are not among them.
@@ -55,20 +59,25 @@ class DirectFiles:
         """Write the files, if they still are the manifests that were left."""
         if not self._texts:
             return
-        from git_theta.commands.pull import find_pending, pull
+        from git_theta.commands.pull import find_pending
 
         pathspecs = [f":(top,literal){path}" for path in self._texts]
         waiting, failures = find_pending(self._session.repo, pathspecs)
         ours = [one for one in waiting if self._texts.get(one.entry.path) == one.text]
-        for pending in pull(self._session, ours, failures):
-            if pending.manifest.digest:
-                self._session.catalog.keep_manifest(pending.manifest.digest, pending.text)
-            self._session.catalog.keep_proven(proofs(pending.manifest))
-        for path, error in failures:
-            say(path, f"left as a manifest: {error}", hint_after(error, path))
+        write(self._session, ours, failures)
 
 
-def hint_after(error: ThetaError, path: str) -> str:
-    """What to do about a file that was left as a manifest."""
-    again = f"git theta pull -- {shell_word(path)}"
-    return f"{error.hint}; then run {again}" if error.hint else f"run {again}"
+def write(
+    session: Session, waiting: Sequence[Pending], failures: list[tuple[str, ThetaError]]
+) -> None:
+    """Write files whose manifests Git has put into the work tree, and say which could not be."""
+    from git_theta.commands.pull import pull
+
+    for pending in pull(session, waiting, failures):
+        if pending.manifest.digest:
+            session.catalog.keep_manifest(pending.manifest.digest, pending.text)
+        session.catalog.keep_proven(proofs(pending.manifest))
+    for path, error in failures:
+        again = f"git theta pull -- {shell_word(path)}"
+        hint = f"{error.hint}; then run {again}" if error.hint else f"run {again}"
+        say(path, f"left as a manifest: {error}", hint)

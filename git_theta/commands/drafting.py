@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from git_theta.core.assembly import Version
@@ -16,13 +17,16 @@ from git_theta.core.chain import Bytes
 from git_theta.core.checkpoint import file_parts
 from git_theta.core.manifest import Chunk, Segment
 from git_theta.core.skeleton import Skeleton
-from git_theta.repo.streams import write_at
+from git_theta.repo.streams import open_regular, write_at
 
 
 class Draft:
-    """A file that comes into being. A disk that fails or is full only means that there is none."""
+    """A file that comes into being. A disk that fails or is full only means that there is none.
 
-    def __init__(self, file: Path, frame: Version) -> None:
+    `replaced` is the file whose place it will take.
+    """
+
+    def __init__(self, file: Path, frame: Version, replaced: Path | None = None) -> None:
         self._places: dict[str, int] = {}
         for index, key in enumerate(frame.keys):
             for name in (key,) if isinstance(key, str) else key if isinstance(key, tuple) else ():
@@ -33,11 +37,13 @@ class Draft:
             self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError:
             self._handle, self._failed = -1, True
+        self._replaced = None if replaced is None or self._failed else open_regular(replaced)
 
     def write(self, names: Sequence[str], start: int, plain: Bytes, digest: str) -> None:
         """Write a chunk of a tensor, or of tied ones. Called from several threads."""
         places = {self._places[name] for name in names if name in self._places}
         for place in () if self._failed else places:
+            self._forget(place + start, len(plain))
             self._put(place + start, plain.data)
             self._written[place + start] = digest
 
@@ -63,6 +69,19 @@ class Draft:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+        if self._replaced is not None:
+            os.close(self._replaced)
+            self._replaced = None
+
+    def _forget(self, at: int, size: int) -> None:
+        """Let the system use what it holds of the old file in memory for the new one.
+
+        The old file goes in a moment. Memory that was not used for long is slow to come by, most of
+        all on a virtual machine; that which comes free is at hand.
+        """
+        if self._replaced is not None and hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(self._replaced, at, size, os.POSIX_FADV_DONTNEED)
 
     def _put(self, at: int, data: memoryview) -> None:
         try:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from git_theta.core.manifest import MAX_TEXT, is_manifest
-from git_theta.errors import PluginError
+from git_theta.core.manifest import MAX_TEXT, is_manifest, parse
+from git_theta.errors import ManifestError, PluginError
 from git_theta.repo.caller import (
     chooses_hunks,
     is_coloured,
     is_diffing,
+    may_delay,
     merges_texts,
     only_compares,
     shows_differences,
@@ -24,6 +25,7 @@ from git_theta.repo.caller import (
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
 from git_theta.repo.streams import CountedStream, Incoming
+from git_theta.settings import written_later
 
 if TYPE_CHECKING:
     from git_theta.commands.session import Session
@@ -114,7 +116,24 @@ class FilterHandlers:
 
             why = "with several branches, or -s resolve, Git merges it as text, which seldom works"
             say(path, why, "git reset --merge, then git theta merge BRANCH...")
+        if self._is_left_to_caller(content, asked):
+            text = content.head(MAX_TEXT + 1)
+            content.drain()
+            return iter([memoryview(text)])
         return self._smudger.smudge(path, content, asked)
+
+    def _is_left_to_caller(self, content: Incoming, asked: Mapping[str, str]) -> bool:
+        """Whether `git theta switch` and its like will write a file once Git is done."""
+        size = written_later()
+        if size is None or "can-delay" not in asked or not is_manifest(content.head(64)):
+            return False
+        if not may_delay():
+            return False
+        try:
+            manifest = parse(content.head(MAX_TEXT + 1))
+        except ManifestError:
+            return False  # to be told of
+        return manifest.size >= size and not manifest.plugins
 
     def delayed(self) -> list[str]:
         return self._smudger.delayed()
@@ -138,7 +157,7 @@ def filter_process() -> int:
     """Serve Git until it closes the pipe."""
     gc.set_threshold(100_000, 50, 100)  # many records, few cycles: looking for those costs more
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
-    if not is_diffing():  # to hand over manifests takes nothing more
+    if not is_diffing() and written_later() is None:  # to hand over manifests takes nothing more
         threading.Thread(target=_load_ahead, daemon=True).start()
     handshake(reader, writer)
     handlers = FilterHandlers()

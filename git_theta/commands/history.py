@@ -11,9 +11,7 @@ from pathlib import Path
 
 from git_theta.errors import MergeError, RefusedError, UsageError
 from git_theta.repo.gitrepo import GitError, Repo, run_git
-from git_theta.settings import KEPT, environment
-
-LATER = "later"
+from git_theta.settings import KEPT, LATER, environment
 
 
 @dataclass(frozen=True, slots=True)

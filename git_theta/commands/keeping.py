@@ -17,11 +17,13 @@ from git_theta.core.manifest import Chunk
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError
-from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.packs import PackWriter, Spot
 from git_theta.repo.reuse import Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
+# What stores changes that follow no rule.
+_SCATTERED = frozenset({"delta", "sparse"})
 
 
 class Keeper:
@@ -45,7 +47,8 @@ class Keeper:
             held=source.held,
         )
         self._relatives = Relatives(lender, manifests, lambda: ())
-        self._chooser: Chooser | None = None
+        self._manifests = manifests
+        self._choosers: dict[bool, Chooser] = {}
 
     @property
     def proven(self) -> list[Chunk]:
@@ -54,7 +57,10 @@ class Keeper:
 
     def tools(self, data: PackWriter, summaries: PackWriter) -> Tools[Spot]:
         """What writing tensors needs."""
-        self._chooser = self._choosing()
+        self._choosers = {
+            False: self._choosing(Choice()),
+            True: self._choosing(Choice(kinds=_SCATTERED)),
+        }
         return Tools(
             known=self.known,
             data=data,
@@ -74,16 +80,28 @@ class Keeper:
         return chunk
 
     def _store(self, new: Slice, digest: str, where: Where, summary: Summary | None) -> Outcome:
-        if self._chooser is None or len(new.data) < _WORTH_A_BASE:
+        if len(new.data) < _WORTH_A_BASE:
             return dense_record(self._session.plugins.updates(DENSE), new, digest)
         nearest = itertools.islice(self._relatives.of(new, digest, where, summary), 1)
-        return self._chooser.store(new, digest, nearest, where.name)
+        chooser = self._choosers[self._is_scattered(where.name)]
+        return chooser.store(new, digest, nearest, where.name)
 
-    def _choosing(self) -> Chooser:
+    def _is_scattered(self, name: str) -> bool:
+        """Whether the models' own changes of a tensor follow no rule: then a merge's do not either.
+
+        To look for a rule, such as a low rank, takes longer than to write the change down.
+        """
+        tensors = [manifest.tensors.get(name) for manifest in self._manifests]
+        return all(
+            tensor is not None and all(chunk.kind in _SCATTERED for chunk in tensor.segment.chunks)
+            for tensor in tensors
+        )
+
+    def _choosing(self, choice: Choice) -> Chooser:
         loaded = ((name, self._update(name)) for name in registry.names("updates"))
         updates = {name: update for name, update in loaded if update is not None}
         memory = self._session.settings.memory
-        return Chooser(updates, Choice(), memory=memory, tell=lambda said: say("merge", said))
+        return Chooser(updates, choice, memory=memory, tell=lambda said: say("merge", said))
 
     def _update(self, name: str) -> Any | None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from git_theta.commands import history
+from git_theta.commands import history, warming
 from git_theta.commands.conflicts import explain
 from git_theta.commands.deciding import configured
 from git_theta.commands.history import Branch, Folded
@@ -124,6 +124,8 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
         note(f"Fast-forward to {branches[0].name}.")
         return MERGED
     folded = history.fold(session.repo, head, branches)
+    if folded.conflicts and given.rules and not options["dry_run"]:
+        warming.begin()
     return _carry_out(merge, folded, _jobs(merge, folded), options)
 
 
@@ -150,7 +152,8 @@ def _carry_out(
 def _merge_all(session: Session, jobs: Sequence[Job], kept: Path) -> None:
     for job in jobs:
         draft = keeping.place_for(kept, job.path) if _on_same_disk(session, kept) else None
-        wanted = Wanted(draft=draft, evaluation=job.evaluation)
+        replaced = None if session.repo.top is None else session.repo.top / job.path
+        wanted = Wanted(draft=draft, replaced=replaced, evaluation=job.evaluation)
         instructions = job.decision.instructions
         job.outcome = merge_manifests(session, job.base, job.models, instructions, wanted)
         if job.outcome.text is None:

@@ -14,7 +14,6 @@ import click
 from git_theta.commands.clean import clean
 from git_theta.commands.conflicts import explain, explain_raw
 from git_theta.commands.deciding import Decision, decide
-from git_theta.commands.history import LATER
 from git_theta.commands.merging import Outcome, Side, merge_manifests
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable
@@ -24,7 +23,7 @@ from git_theta.core.sidecar import is_sidecar
 from git_theta.core.threeway import Fate
 from git_theta.errors import MergeError
 from git_theta.repo.streams import PlainStream
-from git_theta.settings import asked_to_merge, merged_heads
+from git_theta.settings import LATER, asked_to_merge, merged_heads
 
 MERGED, CONFLICT = 0, 1
 _OUTERMOST = 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from git_theta import __version__
+from git_theta.commands import warming
 from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
 from git_theta.commands.reading import Source
@@ -33,10 +34,14 @@ from git_theta.core.recipe import Input, Instructions, Recipe
 from git_theta.errors import MergeError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.journal import Journal
-from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.packs import PackWriter, Spot
 
 if TYPE_CHECKING:
-    from git_theta.commands.computing import Context, Task
+    from git_theta.commands.tasks import Context, Room, Task
+
+# How much work may wait for a task to land, for each thread: bytes that it takes, and tasks.
+_AHEAD = 4 * CHUNK
+_TASKS = 8
 
 
 class Merger:
@@ -157,16 +162,18 @@ class Merger:
         steps = self._left(steps)
         if not steps:
             return
-        from git_theta.commands import computing, surveying
+        from git_theta.commands.tasks import tasks
 
         context = self._context()
-        gathered = surveying.survey(context, steps)
-        tasks = (
-            task
-            for step in steps
-            for task in computing.tasks(context, step, gathered.get(id(step.chosen)))
+        gathered: Mapping[int, Any] = {}
+        if any(map(_surveys, steps)):
+            from git_theta.commands import surveying
+
+            gathered = surveying.survey(context, steps)
+        parts = (
+            task for step in steps for task in tasks(context, step, gathered.get(id(step.chosen)))
         )
-        self._do(tasks, tools)
+        self._do(parts, tools, context.room)
         self.outcome.read = self.source.read
 
     def _left(self, steps: list[Step]) -> list[Step]:
@@ -182,10 +189,16 @@ class Merger:
         return steps
 
     def _context(self) -> Context:
-        from git_theta import compute
-        from git_theta.commands.computing import Context
+        """What the tasks share; torch is on its way meanwhile."""
+        from git_theta.commands.tasks import Context
 
-        compute.use_threads(1)
+        device = self.instructions.device
+        warming.begin()
+        if device not in ("auto", "cpu"):
+            warming.ready()
+            from git_theta import compute
+
+            device = compute.check_device(device)
         kinds = {kind for side in self.models for kind in side.statistics}
         return Context(
             source=self.source,
@@ -194,7 +207,7 @@ class Merger:
             statistics={
                 kind: tuple(side.statistics.get(kind) for side in self.models) for kind in kinds
             },
-            device=compute.check_device(self.instructions.device),
+            device=device,
             complain=self.outcome.notes.append,
         )
 
@@ -207,20 +220,27 @@ class Merger:
             place = self.outcome.steps.index(step)
             self.outcome.steps[place] = replace(step, action="take", winner=winner)
 
-    def _do(self, tasks: Iterator[Task], tools: Tools[Spot]) -> None:
-        """Run tasks on several threads, as many at once as the memory allows; land in order."""
+    def _do(self, tasks: Iterator[Task], tools: Tools[Spot], room: Room) -> None:
+        """Run tasks on several threads, as many at once as the memory allows; land in order.
+
+        Small tasks may be done while a large one before them is under way.
+        """
         budget = self.session.settings.memory
+        ahead = min(budget, _AHEAD * tools.threads)
         waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
         spent = 0
         pool = ThreadPoolExecutor(tools.threads)
         try:
             for task in tasks:
-                while waiting and (spent + task.cost > budget or len(waiting) > tools.threads):
-                    spent -= self._land(waiting, tools)
+                while waiting and (
+                    spent + task.cost > (budget if len(waiting) <= tools.threads else ahead)
+                    or len(waiting) > _TASKS * tools.threads
+                ):
+                    spent -= self._land(waiting, tools, room)
                 spent += task.cost
                 waiting.append((task, pool.submit(self._work, task, tools)))
             while waiting:
-                self._land(waiting, tools)
+                self._land(waiting, tools, room)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -239,7 +259,9 @@ class Merger:
             self.source.let_go()
         return made
 
-    def _land(self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot]) -> int:
+    def _land(
+        self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot], room: Room
+    ) -> int:
         task, future = waiting.popleft()
         name = task.step.unit.name
         try:
@@ -249,10 +271,13 @@ class Merger:
                 failed = replace(task.step, action="conflict", reason=str(error))
                 self.outcome.conflicts.append(failed)
             return task.cost
-        pending = self.pending.setdefault(name, Pending(tools))
+        size = nbytes(task.step.dtype, task.step.shape)
+        pending = self.pending.setdefault(name, Pending(tools, size))
         for fresh in made:
             pending.append(fresh)
-        if pending.size == nbytes(task.step.dtype, task.step.shape):
+        for fresh in made:
+            room.give(fresh.plain)
+        if pending.size == size:
             self.whole.append(name)
             self._note_down(ended=False)
         return task.cost
@@ -269,7 +294,8 @@ class Merger:
         if 2 * computed < frame.size:
             return None
         plugin = self.session.plugins.formats(frame.format)
-        return Draft(self._wanted.draft, self._version(self.models[0], plugin))
+        version = self._version(self.models[0], plugin)
+        return Draft(self._wanted.draft, version, self._wanted.replaced)
 
     def _finish_draft(self, assembled: Assembled) -> None:
         if self._draft is None or self.outcome.manifest is None:

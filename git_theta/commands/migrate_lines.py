@@ -60,6 +60,21 @@ def chosen(
     return yes, no
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What matters of a tree.
+
+    `files` are its attribute files (path and blob), `moved` the files that were converted, `stayed`
+    others that the patterns match or that the lines may reach; `lasting` says that a parent has
+    the lines already.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    moved: tuple[str, ...]
+    stayed: tuple[str, ...]
+    lasting: bool
+
+
 class Lines:
     """Rewrites attribute files, and asks Git whether they now say what they should."""
 
@@ -73,38 +88,20 @@ class Lines:
         self._scratch = scratch
         self.include: Sequence[str] = ()
         self.exclude: Sequence[str] = ()
-        self._known: dict[object, dict[str, str]] = {}
+        self._known: dict[Tree, dict[str, str]] = {}
 
-    def rewritten(
-        self,
-        files: Mapping[str, str],
-        moved: Sequence[str],
-        stayed: Sequence[str],
-        *,
-        lasting: bool,
-    ) -> dict[str, str]:
+    def rewritten(self, tree: Tree) -> dict[str, str]:
         """Attribute files that change: path -> new blob.
-
-        `files` are those of the tree (path -> blob), `moved` the files that were converted,
-        `stayed` others that the patterns match or that the lines may reach; `lasting` says that
-        a parent has the lines already.
 
         Raises:
             RefusedError: what stands outside of the tree overrides the lines.
         """
-        key = (tuple(sorted(files.items())), tuple(moved), tuple(stayed), lasting)
-        if key not in self._known:
-            self._known[key] = self._rewrite(files, moved, stayed, lasting=lasting)
-        return self._known[key]
+        if tree not in self._known:
+            self._known[tree] = self._rewrite(tree)
+        return self._known[tree]
 
-    def _rewrite(
-        self,
-        files: Mapping[str, str],
-        moved: Sequence[str],
-        stayed: Sequence[str],
-        *,
-        lasting: bool,
-    ) -> dict[str, str]:
+    def _rewrite(self, tree: Tree) -> dict[str, str]:
+        files, lasting = dict(tree.files), tree.lasting
         texts = {path: AttributesText(self._read(oid)) for path, oid in files.items()}
         before = {path: text.text for path, text in texts.items()}
         done: set[str] = set()
@@ -112,10 +109,10 @@ class Lines:
             changed = text.exchange(self._target.own, self._fits, self._target.words)
             done |= changed if path == FILE else set()
             lasting = lasting or bool(changed and path == FILE)
-        if moved or lasting:
+        if tree.moved or lasting:
             root = texts.setdefault(FILE, AttributesText(""))
             self._append(root, done)
-            self._correct(files, texts, moved, stayed)
+            self._correct(files, texts, tree.moved, tree.stayed)
         return {
             path: self._write(text)
             for path, text in texts.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from git_theta.commands.migrate_blobs import Converter, Place, Version
-from git_theta.commands.migrate_lines import Lines
+from git_theta.commands.migrate_lines import Lines, Tree
 from git_theta.errors import CorruptError, RefusedError
 from git_theta.repo.attributes import FILE
 from git_theta.repo.gitrepo import Repo, run_git
@@ -157,7 +157,8 @@ class Rewriter:
                 new = self._convert(entry, versions[entry.oid], commit, moved)
                 moved[entry.path] = new
                 done.converted.setdefault(entry.oid, set()).add(new)
-        lines = self._lines.rewritten(attributes, list(moved), stayed, lasting=lasting)
+        files = tuple(sorted(attributes.items()))
+        lines = self._lines.rewritten(Tree(files, tuple(moved), tuple(stayed), lasting))
         lasts = lasting or bool(moved) or bool(lines)
         changes = moved | lines
         return (self._build(root, tuple(sorted(changes.items()))) if changes else root), lasts

@@ -33,22 +33,37 @@ def write_by_patching(
         CorruptError: what is stored is not what the manifest names.
         MissingError: an object is not here.
     """
+    if (path, text) not in session.ahead:
+        make_ahead(session, path, text)
+    made = session.ahead.pop((path, text), None)
+    if made is None:
+        return False
+    advance(made.stat().st_size)
+    made.replace(target)
+    return True
+
+
+def make_ahead(session: Session, path: str, text: bytes) -> None:
+    """Make a kept old file into a new one, to be moved to its place later, if that can be done.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        MissingError: an object is not here.
+    """
     kept = find(session.settings.kept, path)
     if kept is None:
-        return False
+        return
     manifest = parse(text)
     with alone_with(kept.file) as handle:
         if handle is None or not _patch(session, kept, manifest, handle):
-            return False
+            return
         digest = _proven(session, manifest, handle)
         if digest is None:
-            return False
+            return
         if not manifest.digest:
             session.catalog.keep_manifest(digest, text)
         os.fchmod(handle, 0o666 & ~umask())
-    advance(manifest.size)
-    kept.file.replace(target)
-    return True
+    session.ahead[path, text] = kept.file
 
 
 def _patch(session: Session, kept: Kept, manifest: Manifest, handle: int) -> bool:

@@ -6,24 +6,24 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from git_theta.commands.fetch import fetch
 from git_theta.commands.options import JSON_OPTION, path_from_top
 from git_theta.commands.patch import write_by_patching
 from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session
 from git_theta.commands.terminal import complain, count, note, printable, say_json, size_text
 from git_theta.core.checkpoint import rebuild
-from git_theta.core.manifest import Manifest, is_manifest
-from git_theta.errors import NotTrackedError, ThetaError
+from git_theta.core.manifest import Manifest, is_manifest, parse
+from git_theta.errors import ManifestError, NotTrackedError, ThetaError
 from git_theta.repo.closure import Closure, Found
 from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo, StagedEntry
-from git_theta.repo.index import BACK, restat
+from git_theta.repo.index import BACK, recorded_sizes, restat
 from git_theta.repo.objects import store_failed
 from git_theta.repo.streams import write_fully
 from git_theta.repo.tracked import manifest_text, parse_at
@@ -54,6 +54,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> int:
         pathspecs = [f":(top,literal){path_from_top(session.repo, path)}" for path in paths]
         waiting, failures = find_pending(session.repo, pathspecs)
         written = pull(session, waiting, failures)
+        _settle(session.repo, pathspecs)
     finally:
         session.close()
     if as_json:
@@ -140,7 +141,10 @@ def pull(session: Session, waiting: Sequence[Pending], failures: Failures) -> li
     for pending in waiting:
         closure.add(Found(pending.entry.oid, pending.entry.path, pending.text))
     try:
-        fetch(session, closure)
+        if session.store.lacking(closure.objects):
+            from git_theta.commands.fetch import fetch  # what speaks to servers takes its time
+
+            fetch(session, closure)
     except ThetaError as error:
         incomplete = {p.entry.path for p in waiting if not _is_whole(session, p.manifest)}
         failures.extend((path, error) for path in sorted(incomplete))
@@ -167,9 +171,35 @@ def _register(repo: Repo, written: Sequence[Pending]) -> None:
     """
     staged = {p.entry.path: p.entry.oid for p in written if blob_id(repo, p.text) == p.entry.oid}
     done = restat(repo, staged)
-    left = [p.entry for p in written if p.entry.path not in done]
-    if left:
-        lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in left)
+    _make_git_look(repo, [p.entry for p in written if p.entry.path not in done])
+
+
+def _settle(repo: Repo, pathspecs: Sequence[str]) -> None:
+    """Make Git look at files that were written when what wrote them was killed.
+
+    The index still has the size of the manifests that were in their place.
+    """
+    known, left = recorded_sizes(repo), []
+    for entry in _entries(repo, pathspecs):
+        try:
+            size = (repo.cwd / entry.path).stat().st_size
+        except OSError:
+            continue
+        if size == known.get(entry.path, size):
+            continue
+        text = manifest_text(repo, entry.oid)
+        if text is None or len(text) != known[entry.path]:
+            continue
+        with suppress(ManifestError):
+            if parse_at(entry.path, text).size == size:
+                left.append(entry)
+    _make_git_look(repo, left)
+
+
+def _make_git_look(repo: Repo, entries: Sequence[StagedEntry]) -> None:
+    """Drop what the index knows of some files; what is staged stays the same."""
+    if entries:
+        lines = (f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
         told = "".join(lines).encode(errors="surrogateescape")
         repo.git("update-index", "-z", "--index-info", stdin=told)
         repo.git("update-index", "-q", "--refresh", check=False)
@@ -192,17 +222,10 @@ def _failure(
 
 def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -> None:
     manifest, target = pending.manifest, pending.target
-    threads = session.settings.threads
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not write_by_patching(session, pending.entry.path, pending.text, target, advance):
-            pieces = rebuild(
-                manifest,
-                session.store.lend,
-                session.plugins,
-                threads=threads,
-                learned=lambda digest: session.catalog.keep_manifest(digest, pending.text),
-            )
+            pieces = _pieces(session, pending.text, manifest)
             _write_whole(session, target, counted(pieces, advance))
         if pending.entry.mode == "100755":
             mode = target.stat().st_mode
@@ -211,6 +234,40 @@ def _write(session: Session, pending: Pending, advance: Callable[[int], None]) -
         os.utime(target, (before, before))
     except OSError as error:
         store_failed(error, f"{target} cannot be written")
+
+
+def rebuild_ahead(
+    session: Session, path: str, text: bytes, part: Path, advance: Callable[[int], None]
+) -> None:
+    """Write a large file somewhere, to be moved to its place later, if all of it is here.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        PluginError: the manifest needs a plug-in that is not installed.
+    """
+    manifest = parse(text)
+    if manifest.size < session.settings.direct_from or not _is_whole(session, manifest):
+        return
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        for piece in counted(_pieces(session, text, manifest), advance):
+            write_fully(handle, piece)
+    except BaseException:
+        part.unlink()
+        raise
+    finally:
+        os.close(handle)
+    session.ahead[path, text] = part
+
+
+def _pieces(session: Session, text: bytes, manifest: Manifest) -> Iterator[memoryview]:
+    return rebuild(
+        manifest,
+        session.store.lend,
+        session.plugins,
+        threads=session.settings.threads,
+        learned=lambda digest: session.catalog.keep_manifest(digest, text),
+    )
 
 
 def _write_whole(session: Session, target: Path, pieces: Iterable[memoryview]) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from git_theta.commands.session import Session
-from git_theta.core.chain import Bytes, decode_chunk, links_of
-from git_theta.core.manifest import Chunk, Manifest, Place, Segment
+from git_theta.core.chain import Bytes, decode_chunk, digest_of, links_of, scratch
+from git_theta.core.manifest import CHUNK, Chunk, Manifest, Place, Segment
 from git_theta.repo.remotes import resolve_missing
 
 _KEPT = 4
+_LARGE = 4 * CHUNK
 
 
 class _Held(threading.local):
@@ -21,6 +22,7 @@ class _Held(threading.local):
 
     def __init__(self) -> None:
         self.chunks: dict[str, Bytes] = {}
+        self.doubted = False
 
 
 class Source:
@@ -111,14 +113,15 @@ class Source:
     ) -> list[Bytes | None]:
         """The same range of several versions of a tensor; what they all stand on is read once.
 
-        The chunks are `held` for this thread until it asks for others, or lets them go.
+        They are valid, and `held`, until this thread asks for others, or lets them go.
         """
-        self._held.chunks = {}
+        self.let_go()
         found = [_whole_chunks(s, start, stop) for s in segments if s is not None]
         rows = _rows(found)
         if rows is None:
             return [None if s is None else self.range(s, start, stop) for s in segments]
-        outs = [None if s is None else np.empty(stop - start, np.uint8) for s in segments]
+        size = stop - start
+        outs = [None if s is None else _room(f"version {n}", size) for n, s in enumerate(segments)]
         room = [out for out in outs if out is not None]
         for row in rows:
             low, high = row[0][0] - start, row[0][0] - start + row[0][1].size
@@ -138,19 +141,27 @@ class Source:
                 continue
             shared = next((link for link in chain[1:] if seen[link.digest] > 1), None)
             if shared is not None and shared.digest not in at_hand:
-                at_hand[shared.digest] = decode_chunk(shared, read, updates, self.chunks)
+                room = _room(f"shared {len(at_hand)}", shared.size)
+                at_hand[shared.digest] = decode_chunk(shared, read, updates, self.chunks, room)
             decode_chunk(chunk, read, updates, self.chunks, out, at_hand)
             own[chunk.digest] = at_hand[chunk.digest] = out
             with self._guard:
                 self.read += chunk.size
 
     def held(self, digest: str) -> Bytes | None:
-        """The bytes of a chunk that this thread has just read with others; not to be changed."""
-        return self._held.chunks.get(digest)
+        """The bytes of a chunk that this thread has just read with others, if they are as read."""
+        found = self._held.chunks.get(digest)
+        if found is not None and self._held.doubted and digest_of(found) != digest:
+            return None
+        return found
+
+    def doubt(self) -> None:
+        """Say that what this thread holds was lent to somebody who may have written to it."""
+        self._held.doubted = True
 
     def let_go(self) -> None:
         """Hold nothing for this thread any more."""
-        self._held.chunks = {}
+        self._held.chunks, self._held.doubted = {}, False
 
     def chunk(self, chunk: Chunk) -> Bytes:
         """The plain bytes of one chunk."""
@@ -181,6 +192,11 @@ class Source:
             while len(self._recent) > _KEPT:
                 self._recent.popitem(last=False)
         return plain
+
+
+def _room(name: str, size: int) -> Bytes:
+    """Memory of this thread that it used before, unless that would be much to keep."""
+    return scratch.take(name, size) if size <= _LARGE else np.empty(size, np.uint8)
 
 
 def _whole_chunks(segment: Segment, start: int, stop: int) -> list[tuple[int, Chunk]] | None:

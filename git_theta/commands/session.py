@@ -6,12 +6,10 @@ import sys
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from git_theta import registry
 from git_theta.commands.terminal import printable
 from git_theta.core import limits
-from git_theta.core.checkpoint import Plugins
 from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.borrowers import sign
 from git_theta.repo.catalog import Catalog
@@ -19,6 +17,9 @@ from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 from git_theta.settings import Settings
+
+if TYPE_CHECKING:
+    from git_theta.core.checkpoint import Plugins
 
 
 class Session:
@@ -31,6 +32,8 @@ class Session:
         # some of its merges have the file cleaned at once and give up where that differs.
         # By path: the digest of the file that was written, and its manifest.
         self.given: dict[str, tuple[str, bytes]] = {}
+        # New versions made before Git asks for them, by path and manifest: where they lie.
+        self.ahead: dict[tuple[str, bytes], Path] = {}
         limits.enforce(lambda: self.settings.limits)
 
     @cached_property
@@ -54,6 +57,8 @@ class Session:
     @cached_property
     def plugins(self) -> Plugins:
         """How to reach plug-ins by name."""
+        from git_theta.core.checkpoint import Plugins  # with all of numpy
+
         return Plugins(updates=_update, formats=_format)
 
     def path(self, name: str) -> Path:
@@ -95,10 +100,14 @@ class Session:
 
 
 def _update(name: str) -> Any:
+    from git_theta import registry
+
     return registry.load("updates", name)
 
 
 def _format(name: str) -> Any:
+    from git_theta import registry
+
     return registry.load("formats", name)
 
 

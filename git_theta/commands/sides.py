@@ -31,11 +31,13 @@ class Side:
 class Wanted:
     """What is wanted of a merge besides a manifest.
 
-    `draft` is where the file itself is to be written, if most of a large one is computed;
+    `draft` is where the file itself is to be written, if most of a large one is computed, and
+    `replaced` the file that it will take the place of;
     `evaluation` is what the recipe is to say of how its parameters were chosen.
     """
 
     draft: Path | None = None
+    replaced: Path | None = None
     evaluation: Mapping[str, Any] | None = None
 
 

@@ -14,10 +14,12 @@ from git_theta.commands.session import Session, say
 from git_theta.core.checkpoint import proofs, rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import (
+    ManifestError,
     MissingError,
     NewerManifestError,
     PluginError,
     TransferError,
+    shell_word,
 )
 from git_theta.repo.caller import may_delay
 from git_theta.repo.reuse import MAX_MANIFEST
@@ -60,6 +62,14 @@ class Smudger:
         except NewerManifestError as error:
             say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
             return iter([memoryview(text)])
+        except ManifestError as error:
+            if not error.hint:
+                # `reset -p` and `checkout -p` of what is committed compare manifests without us.
+                error.hint = (
+                    "hunks of it, chosen one by one, make no model; take it whole from a commit "
+                    f"that has it: git checkout COMMIT -- {shell_word(path)}"
+                )
+            raise
         if not self.session.settings.skip_smudge and self.direct.take(path, text, manifest, asked):
             return iter([memoryview(text)])
         if asked.get("can-delay") == "1" and self._missing(manifest) and may_delay():

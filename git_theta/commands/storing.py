@@ -25,7 +25,7 @@ from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
 from git_theta.repo.collect import blob_id
-from git_theta.repo.objects import PackWriter, Spot
+from git_theta.repo.packs import PackWriter, Spot
 from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.

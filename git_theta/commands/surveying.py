@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from git_theta import compute
-from git_theta.commands.computing import Context, whole_versions
+from git_theta.commands.computing import whole_versions
+from git_theta.commands.tasks import Context
 from git_theta.core.merging import Step
 
 

@@ -1,31 +1,39 @@
 """`git theta checkout`, `switch`, `restore`: Git's own, but switching costs what differs.
 
-Git replaces a file by writing all of it. These commands keep the old file by a second link, run
-Git's command, and have the filter make the new version out of the old one. Everything else, from
-options to messages and exit codes, is Git's.
+Git replaces a file by writing all of it. These commands keep the old file, by a copy that shares
+its blocks or by a second link, run Git's command, and make the new version out of the old one: of
+a copy while Git works. Git gets manifests for the large files, which are written when it is done;
+where a hook of the user's is to see them, the filter writes them. Everything else, from options to
+messages and exit codes, is Git's.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 from typing_extensions import override
 
-from git_theta.commands.direct import hint_after
 from git_theta.commands.options import standing_directory
-from git_theta.commands.pull import find_pending, pull
-from git_theta.commands.session import Session, say
+from git_theta.commands.session import Session
+from git_theta.errors import PluginError, RefusedError, ThetaError
 from git_theta.repo.gitrepo import Repo
+from git_theta.repo.hooks import directory as hooks
 from git_theta.repo.index import restat
-from git_theta.repo.keeping import directory_in, keep
+from git_theta.repo.keeping import directory_in, keep, place_for
 from git_theta.repo.tracked import manifest_text
 from git_theta.settings import KEPT, environment
+from git_theta.settings import later as written_later
+
+_HOOK = "post-checkout"
 
 
 class _Looks(NamedTuple):
@@ -35,6 +43,16 @@ class _Looks(NamedTuple):
     inode: int
     size: int
     mtime: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The files that may be replaced."""
+
+    directory: Path
+    linked: dict[str, _Looks]
+    texts: dict[str, bytes | None]
+    """All of them, with the manifests of what replaces them, None where that is none of ours."""
 
 
 def _looks(oid: str, target: Path) -> _Looks:
@@ -80,45 +98,98 @@ restore = _verb("restore", _TOLD.format(what="Restore files.", verb="restore"))
 
 
 def _run(verb: str, words: Sequence[str]) -> int:
+    gc.set_threshold(100_000, 50, 100)  # many records, few cycles
+    threading.Thread(target=_load_ahead).start()
     session = Session()
     repo = session.repo
     where = standing_directory(repo)
     try:
-        with _kept(session, words) as (directory, changing):
-            env = environment() | ({KEPT: str(directory)} if changing else {})
-            # The second link changed the time that Git would take for a change of the file.
-            trust = ["-c", "core.trustctime=false"] if changing else []
-            done = subprocess.run(["git", *trust, verb, *words], cwd=where, env=env)
-        _settle(repo, changing)
-        _finish(session)
+        with _kept(session, words) as kept:
+            env = environment() | ({KEPT: str(kept.directory)} if kept.texts else {})
+            later = repo.top is not None and not (hooks(repo) / _HOOK).exists()
+            if later and repo.top is not None:
+                env |= written_later(kept.directory, repo.top, session.settings.direct_from)
+            # A second link changed the time that Git would take for a change of the file.
+            trust = ["-c", "core.trustctime=false"] if kept.linked else []
+            with subprocess.Popen(["git", *trust, verb, *words], cwd=where, env=env) as git:
+                if later and _is_whole(verb, words):
+                    _make_ahead(session, kept, git)
+            _settle(repo, kept.linked)
+            _finish(session)
     finally:
         session.close()
-    return done.returncode
+    return git.returncode
+
+
+def _load_ahead() -> None:
+    """Import what the files will need, while Git is asked what they are."""
+    from git_theta import registry
+    from git_theta.commands import direct, pull  # noqa: F401
+
+    with suppress(PluginError):
+        registry.load("updates", "dense")
 
 
 @contextmanager
-def _kept(session: Session, words: Sequence[str]) -> Iterator[tuple[Path, dict[str, _Looks]]]:
-    """Keep the files that a command may replace: the directory, and what was kept by path."""
+def _kept(session: Session, words: Sequence[str]) -> Iterator[_Kept]:
+    """Keep the files that a command may replace."""
     repo, store = session.repo, session.store
     store.hold()
     with directory_in(store.scratch) as directory:
-        kept: dict[str, _Looks] = {}
-        for path, oid in _replaced(repo, words).items():
+        kept = _Kept(directory, {}, {})
+        for path, (staged, coming) in _replaced(repo, words).items():
             target = repo.cwd / path
-            text = manifest_text(repo, oid) if _is_large(session, target) else None
-            if text is not None:
-                looks = _looks(oid, target)
-                if keep(directory, path, target, text):
-                    kept[path] = looks
-        yield directory, kept
+            if not os.path.lexists(target):
+                if repo.config.get("core.sparsecheckout", "false") == "false":
+                    kept.texts[path] = manifest_text(repo, coming)
+                continue
+            text = manifest_text(repo, staged) if _is_large(session, target) else None
+            if text is None:
+                continue
+            looks = _looks(staged, target)
+            how = keep(directory, path, target, text)
+            if how == "linked":
+                kept.linked[path] = looks
+            if how is not None:
+                kept.texts[path] = manifest_text(repo, coming)
+        session.settings = replace(session.settings, kept=directory)
+        yield kept
+
+
+def _is_whole(verb: str, words: Sequence[str]) -> bool:
+    """Whether a command replaces all that differs: it names a revision and no paths."""
+    named = [word for word in words if word == "-" or not word.startswith("-")]
+    return verb != "restore" and len(named) == 1 and "--" not in words
+
+
+def _make_ahead(session: Session, kept: _Kept, git: subprocess.Popen[bytes]) -> None:
+    """Make new versions while Git works; those of links only once Git let them go.
+
+    What cannot be done now is done, or told of, when the files are written.
+    """
+    from git_theta.commands.patch import make_ahead
+    from git_theta.commands.pull import rebuild_ahead
+
+    def going_on(_: int) -> None:
+        if git.poll():
+            raise RefusedError("Git has refused")
+
+    for path, text in kept.texts.items():
+        if text is None or path in kept.linked:
+            continue
+        with suppress(ThetaError, OSError):
+            if (session.repo.cwd / path).exists():
+                make_ahead(session, path, text)
+            else:
+                rebuild_ahead(session, path, text, place_for(kept.directory, path), going_on)
 
 
 def _is_large(session: Session, target: Path) -> bool:
     return target.is_file() and target.stat().st_size >= session.settings.direct_from
 
 
-def _replaced(repo: Repo, words: Sequence[str]) -> dict[str, str]:
-    """Clean files, path -> blob id, of which the revision among the arguments has another one."""
+def _replaced(repo: Repo, words: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Clean files of which the revision in the arguments has another blob: (ours, that one)."""
     revision = _revision(repo, words)
     if revision is None or repo.top is None:
         return {}
@@ -126,14 +197,14 @@ def _replaced(repo: Repo, words: Sequence[str]) -> dict[str, str]:
         "diff-index", "--cached", "--raw", "-z", "--no-renames", revision, check=False
     )
     parts = listing.decode(errors="surrogateescape").split("\0")
-    staged = {path: meta.split()[3] for meta, path in zip(parts[::2], parts[1::2], strict=False)}
+    staged = {path: meta.split() for meta, path in zip(parts[::2], parts[1::2], strict=False)}
     asked = repo.attributes(list(staged), ["filter"])
     ours = [path for path in staged if asked.get(path, {}).get("filter") == "theta"]
     if not ours:
         return {}
     dirty = repo.git("diff-files", "--name-only", "-z", check=False)
     changed = set(dirty.decode(errors="surrogateescape").split("\0"))
-    return {path: staged[path] for path in ours if path not in changed}
+    return {path: (staged[path][3], staged[path][2]) for path in ours if path not in changed}
 
 
 def _revision(repo: Repo, words: Sequence[str]) -> str | None:
@@ -157,12 +228,15 @@ def _finish(session: Session) -> None:
     """Write what is still a manifest: an interrupted command may have left it so."""
     if session.repo.top is None or session.settings.skip_smudge:
         return
+    from git_theta.commands.direct import write
+    from git_theta.commands.pull import find_pending
+
     waiting, failures = find_pending(session.repo, [])
     # A file that is not there at all was deleted, which is the user's own doing.
     left = [pending for pending in waiting if os.path.lexists(pending.target)]
-    pull(session, left, failures)
-    for path, error in failures:
-        say(path, f"left as a manifest: {error}", hint_after(error, path))
+    if left:
+        session.ensure_hooks(storing=False)
+    write(session, left, failures)
 
 
 def _settle(repo: Repo, kept: dict[str, _Looks]) -> None:

@@ -45,17 +45,22 @@ class _Stored(Generic[Spot]):
 
 
 class Pending(Generic[Spot]):
-    """A segment that is being written."""
+    """A segment that is being written; of one chunk, if that has the `whole` size."""
 
-    def __init__(self, tools: Tools[Spot]) -> None:
+    def __init__(self, tools: Tools[Spot], whole: int | None = None) -> None:
         self._tools = tools
-        self._whole = blake3()
+        self._expected = whole
+        self._digest = ""
+        self._hasher = blake3()
         self._parts: list[Chunk | _Stored[Spot]] = []
         self.size = 0
 
     def append(self, fresh: Fresh) -> None:
         """Add the next chunk."""
-        self._whole.update(fresh.plain.data)
+        if len(fresh.plain) == self._expected:
+            self._digest = fresh.digest  # a segment of one chunk is known by the same digest
+        else:
+            self._hasher.update(fresh.plain.data)
         self.size += len(fresh.plain)
         if fresh.known is not None:
             self._parts.append(fresh.known)
@@ -72,7 +77,7 @@ class Pending(Generic[Spot]):
         chunks = tuple(
             p if isinstance(p, Chunk) else self._placed(p, summaries=summaries) for p in self._parts
         )
-        return Segment(self._whole.hexdigest(), self.size, chunks)
+        return Segment(self._digest or self._hasher.hexdigest(), self.size, chunks)
 
     def _placed(self, stored: _Stored[Spot], *, summaries: bool) -> Chunk:
         at = self._tools.data.place(stored.spot)

@@ -24,7 +24,6 @@ from git_theta.core.chain import (
     Slice,
     Updates,
     decode_chunk,
-    digest_of,
     scratch,
 )
 from git_theta.core.dtypes import DTYPES
@@ -52,7 +51,7 @@ class Lender:
     """What the outside lends: the reuse rule, chunks by digest, and the store.
 
     `known` gives a chunk that may be used; `chunks` are all it may need to be decoded. `held`
-    gives the bytes of a chunk that somebody has just read.
+    gives the bytes of a chunk that somebody has just read, and that are still those.
     """
 
     known: Callable[[str], Chunk | None]
@@ -110,7 +109,7 @@ class Kin:
     def _read(self) -> Bytes | None:
         lender, digest = self.lender, self.chunk.digest
         held = lender.held(digest)
-        if held is not None and digest_of(held) == digest:  # nobody has written to it since
+        if held is not None:
             return held
         data = scratch.take("base", self.chunk.size)
         try:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from git_theta.core.threeway import classify
 from git_theta.errors import FormatError
-from git_theta.formats.pickle_reader import MAX_OPERATIONS, OPERATIONS, Machine, Node, perform
+from git_theta.formats.pickle_machine import Machine, Node
+from git_theta.formats.pickle_reader import MAX_OPERATIONS, OPERATIONS, perform
 
 _VALUES = frozenset(b"JKMILGFNUTXVS\x88\x89\x8a\x8b\x8c\x8d")
 _STOP = 0x2E

@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from git_theta.core.layout import RangeReader
 from git_theta.errors import FormatError
-from git_theta.formats.pickle_reader import Global, Machine, Node
+from git_theta.formats.pickle_machine import Global, Machine, Node
+from git_theta.formats.pickle_reader import run
 from git_theta.formats.zip_directory import Member, read_members, unpack
 
 MAX_PICKLE = 64 << 20
@@ -140,7 +141,7 @@ def _listen(data: bytes, start: int) -> tuple[dict[Global, None], int, str]:
     """The names in one pickle, where it ends, and what is wrong with it, if anything is."""
     machine = _Listener(data, start)
     try:
-        machine.run()
+        run(machine)
     except (FormatError, IndexError, UnicodeError, ValueError, LookupError) as error:
         return machine.named, machine.pos, str(error) or type(error).__name__
     return machine.named, machine.pos, ""

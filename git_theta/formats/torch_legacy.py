@@ -15,8 +15,8 @@ from git_theta.core import limits
 from git_theta.core.layout import Layout, RangeReader, Reconciled, Segment, TensorSpec
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
+from git_theta.formats.pickle_machine import Node, PickleTruncatedError
 from git_theta.formats.pickle_merge import Program, merge_values
-from git_theta.formats.pickle_reader import Node, PickleTruncatedError
 from git_theta.formats.torch_objects import (
     Storage,
     name_scalars,

@@ -16,7 +16,8 @@ from git_theta.core import limits
 from git_theta.core.dtypes import DTYPES, word
 from git_theta.core.layout import MAX_DIMENSIONS, MAX_LENGTH, TensorView
 from git_theta.errors import FormatError
-from git_theta.formats.pickle_reader import Global, Node, read_pickle
+from git_theta.formats.pickle_machine import Global, Node
+from git_theta.formats.pickle_reader import read_pickle
 
 MAX_VISITS = 4_000_000
 MAX_WALKS = 16

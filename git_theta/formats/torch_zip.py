@@ -24,8 +24,8 @@ from git_theta.core.layout import (
 )
 from git_theta.errors import FormatError
 from git_theta.formats.collecting import uncollected
+from git_theta.formats.pickle_machine import Node
 from git_theta.formats.pickle_merge import Program, merge_values
-from git_theta.formats.pickle_reader import Node
 from git_theta.formats.torch_objects import (
     Storage,
     name_scalars,

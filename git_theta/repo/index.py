@@ -62,6 +62,21 @@ def restat(repo: Repo, files: Mapping[str, str]) -> set[str]:
             lock.unlink()
 
 
+def recorded_sizes(repo: Repo) -> dict[str, int]:
+    """The size that the index knows of each file, by its path from the top."""
+    place = repo.cwd / repo.text("rev-parse", "--git-path", "index")
+    width = hashlib.new(repo.config.get("extensions.objectformat", "sha1")).digest_size
+    try:
+        data = place.read_bytes()
+        return {
+            os.fsdecode(entry.path): _STAT.unpack_from(data, entry.start)[9]
+            for entry in _entries(data, width)
+            if entry.stage == 0
+        }
+    except (OSError, ValueError, struct.error, IndexError):
+        return {}
+
+
 def _patch(data: bytearray, repo: Repo, files: Mapping[str, str]) -> set[str]:
     kind = repo.config.get("extensions.objectformat", "sha1")
     width = hashlib.new(kind).digest_size

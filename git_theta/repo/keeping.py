@@ -1,8 +1,9 @@
-"""Old versions of files, kept by a second link while Git replaces them, to be made new in place.
+"""Old versions of files, kept while Git replaces them, to be made into new ones.
 
-A file may be changed in place only while nobody else looks at it: a program that has mapped the
-old model must go on seeing the old model. Linux says so by a lease; where it does not give one,
-the old file is not used.
+Where the file system can share blocks, what is kept is a copy that costs nothing. Elsewhere it is
+a second link, and a file may be changed in place only while nobody else looks at it: a program
+that has mapped the old model must go on seeing the old model. Linux says so by a lease; where it
+does not give one, the old file is not used.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from blake3 import blake3
 
@@ -21,6 +24,7 @@ from git_theta.repo import temporary
 
 _BLOCK = 8 << 20
 _PREFIX = "kept-"
+_CLONE = 0x40049409  # FICLONE of linux/fs.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,34 @@ def directory_in(scratch: Path) -> Iterator[Path]:
         yield made
 
 
-def keep(directory: Path, path: str, target: Path, text: bytes) -> bool:
-    """Link a work-tree file into a directory, with its manifest; says whether that was possible."""
+def keep(
+    directory: Path, path: str, target: Path, text: bytes
+) -> Literal["cloned", "linked"] | None:
+    """Keep a work-tree file in a directory, with its manifest; says how, if that was possible."""
     name = place_for(directory, path)
     try:
-        if target.is_symlink() or target.stat().st_nlink != 1:
-            return False  # another name of the same file is somebody else's
+        if target.is_symlink():
+            return None
         describe(directory, path, text)
+        if _clone(target, name):
+            return "cloned"
+        if target.stat().st_nlink != 1:
+            return None  # another name of the same file is somebody else's
         os.link(target, name)
     except OSError:  # another disk, or one without links
-        return False
+        return None
+    return "linked"
+
+
+def _clone(source: Path, target: Path) -> bool:
+    """Make a copy that shares its blocks with the source, where the file system can."""
+    with target.open("xb") as copy:
+        try:
+            with source.open("rb") as file:
+                fcntl.ioctl(copy, _CLONE, file.fileno())
+        except OSError:
+            target.unlink()
+            return False
     return True
 
 
@@ -97,12 +119,17 @@ def alone_with(file: Path) -> Iterator[int | None]:
 
 def digest_of_file(handle: int, size: int) -> str:
     """BLAKE3 of the first `size` bytes of an open file."""
-    whole, buffer = blake3(max_threads=blake3.AUTO), bytearray(min(size, _BLOCK))
+    whole, buffer, other = blake3(), bytearray(min(size, _BLOCK)), bytearray(min(size, _BLOCK))
     at = 0
-    while at < size:
-        got = os.preadv(handle, [memoryview(buffer)[: min(_BLOCK, size - at)]], at)
-        if not got:
-            break
-        whole.update(memoryview(buffer)[:got])
-        at += got
+    with ThreadPoolExecutor(1) as pool:  # digests what was read while more is read
+        digesting: Future[object] | None = None
+        while at < size:
+            got = os.preadv(handle, [memoryview(buffer)[: min(_BLOCK, size - at)]], at)
+            if digesting is not None:
+                digesting.result()
+            if not got:
+                break
+            digesting = pool.submit(whole.update, memoryview(buffer)[:got])
+            buffer, other = other, buffer
+            at += got
     return whole.hexdigest()

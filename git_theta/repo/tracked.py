@@ -15,6 +15,8 @@ from git_theta.repo.gitrepo import GitError, ObjectReader, Repo, StagedEntry
 _SMALLEST, _LARGEST = 300, 512 << 20
 _MUCH = 1 << 20
 _GIT_FSCK = "git fsck --full says more"
+# What Git's other objects begin with: a bit may turn what a pack says of an object's kind.
+_BEGINNINGS = {"commit": (b"tree ",), "tag": (b"object ",), "tree": (b"0", b"1", b"4")}
 _REGULAR = ("100644", "100755")
 
 
@@ -136,31 +138,36 @@ def every_manifest(repo: Repo) -> Iterator[tuple[str, bytes]]:
 
 def manifests_or_damage(repo: Repo) -> Iterator[tuple[str, bytes | None]]:
     """Like `every_manifest`; None stands for the text of any object that Git cannot read."""
-    blobs, damaged = _listed(repo)
+    objects, damaged = _listed(repo)
     for oid in damaged:
         yield oid, None
-    if blobs:
+    if objects:
         reader = ObjectReader(repo.cwd, replaced=False)
         try:
-            yield from _read(reader, blobs)
+            yield from _read(reader, objects)
         finally:
             reader.close()
 
 
-def _read(reader: ObjectReader, blobs: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
-    for oid in blobs:
+def _read(
+    reader: ObjectReader, objects: Iterable[tuple[str, str]]
+) -> Iterator[tuple[str, bytes | None]]:
+    for kind, oid in objects:
         try:
             found = reader.read(oid, limit=_LARGEST)
         except GitError:
             found = None
         if found is None:  # it was listed, so it is there
             yield oid, None
-        elif is_manifest(found[1]):
-            yield found
+        elif kind == "blob":
+            if is_manifest(found[1]):
+                yield found
+        elif found[1] and not found[1].startswith(_BEGINNINGS[kind]):
+            yield oid, None
 
 
-def _listed(repo: Repo) -> tuple[list[str], list[str]]:
-    """Blobs that may be manifests, and objects that Git has and cannot read."""
+def _listed(repo: Repo) -> tuple[list[tuple[str, str]], list[str]]:
+    """What may be a manifest, as (kind, id), and objects that Git has and cannot read."""
     try:
         listing = repo.git(
             "--no-replace-objects", "cat-file", "--batch-all-objects", "--unordered",
@@ -168,7 +175,7 @@ def _listed(repo: Repo) -> tuple[list[str], list[str]]:
         )  # fmt: skip
     except GitError as error:
         raise CorruptError(f"Git cannot list its objects: {error}", hint=_GIT_FSCK) from error
-    blobs, damaged = [], []
+    objects, damaged = [], []
     for line in listing.decode().splitlines():
         fields = line.split()
         if len(fields) != 4:
@@ -177,9 +184,9 @@ def _listed(repo: Repo) -> tuple[list[str], list[str]]:
         kind, size, on_disk, oid = fields
         # Where a delta is damaged, Git may say any size: only large ones that take up much are
         # passed over.
-        if kind == "blob" and (int(size) <= _LARGEST or int(on_disk) < _MUCH):
-            blobs.append(oid)
-    return blobs, damaged
+        if kind != "blob" or int(size) <= _LARGEST or int(on_disk) < _MUCH:
+            objects.append((kind, oid))
+    return objects, damaged
 
 
 def named_places(repo: Repo, oids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:

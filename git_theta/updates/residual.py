@@ -45,6 +45,7 @@ class _Scratch(threading.local):
         self.folded = np.empty(BLOCK * 8, np.uint8)
         self.spare = np.empty(_TILE * 8, np.uint8)
         self.places = np.empty(BLOCK, np.int64)
+        self.tile = np.empty(_TILE * 8, np.uint8)
         self.changed = np.empty(BLOCK + BLOCK // 8, np.bool_)
         self.compressor = zstandard.ZstdCompressor(level=1)
         self.decompressor = zstandard.ZstdDecompressor()
@@ -262,8 +263,19 @@ def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
         folded = fold(part, other, _scratch.folded[: part.nbytes].view(part.dtype))
         changed = np.not_equal(folded, 0, out=_scratch.changed[: len(part)])
         frames.append(bytes(squeeze(np.packbits(changed).data, _scratch.compressor)))
-        frames += planes.encode_words(folded[np.flatnonzero(changed)])
+        frames += planes.encode_words(_gathered(folded, changed))
     return frames + _tail(new, word)
+
+
+def _gathered(folded: Words, changed: npt.NDArray[np.bool_]) -> Words:
+    """The words that changed, moved to the front; tile by tile, so that all of it is in cache."""
+    count = 0
+    for start in range(0, len(folded), _TILE):
+        places = np.flatnonzero(changed[start : start + _TILE])
+        found = folded[start : start + _TILE][places]
+        folded[count : count + len(found)] = found
+        count += len(found)
+    return folded[:count]
 
 
 def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
@@ -347,19 +359,23 @@ def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> Non
 
 def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
     for start in range(0, len(out), BLOCK):
-        part = out[start : start + BLOCK]
+        part, other = out[start : start + BLOCK], reference[start : start + BLOCK]
         packed = expand(_next(frames), -(-len(part) // 8), _scratch.decompressor)
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(part))
-        places = np.flatnonzero(bits.view(np.bool_))
-        folded = _scratch.folded[: part.nbytes].view(part.dtype)
-        folded.fill(0)
-        folded[places] = _values(frames, len(places), part.dtype)
-        unfold(folded, reference[start : start + BLOCK], part)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(part)).view(np.bool_)
+        values = _values(frames, int(np.count_nonzero(bits)), part.dtype)
+        at = 0
+        for low in range(0, len(part), _TILE):
+            places = np.flatnonzero(bits[low : low + _TILE])
+            tile = _scratch.tile[: part[low : low + _TILE].nbytes].view(part.dtype)
+            tile.fill(0)
+            tile[places] = values[at : at + len(places)]
+            unfold(tile, other[low : low + _TILE], part[low : low + _TILE])
+            at += len(places)
 
 
 def _values(frames: Iterator[memoryview], count: int, dtype: np.dtype[Any]) -> Words:
-    """The next folded differences."""
-    folded = np.empty(count, dtype)
+    """The next folded differences, until others are asked for."""
+    folded: Words = _scratch.folded[: count * dtype.itemsize].view(dtype)
     planes.decode_words(frames, folded)
     return folded
 

@@ -271,6 +271,20 @@ def test_what_happened_to_a_tensor(repo: Sandbox):
     assert "embed.weight permuted?" in text
 
 
+def test_a_fine_tune_that_keeps_norm_and_mean_is_not_taken_for_a_permutation(repo: Sandbox):
+    bias = np.sort(np.random.default_rng(5).normal(size=4096).astype("<f4"))
+    write(repo, weights() | {"bias": bias})
+    repo.commit()
+    near = bias.copy()
+    near[10:-10:2], near[11:-10:2] = bias[11:-10:2], bias[10:-10:2]
+    write(repo, weights() | {"bias": near})
+    repo.commit()
+    for words, what in (([], "changed"), (["--exact"], "permuted")):
+        found = rows(json_of(repo, "diff", "HEAD~1", "HEAD", *words))
+        assert found["bias"]["what"] == what
+        assert found["bias"]["metrics"]["relative_l2"]["value"] < 0.02
+
+
 def test_a_tensor_under_another_name_was_renamed(repo: Sandbox):
     old = weights()
     old |= {"a.bias": np.zeros(5, "<f4"), "b.bias": np.zeros(5, "<f4"), "empty": np.zeros((0, 3))}
@@ -423,6 +437,8 @@ def test_summaries_are_fetched_and_weights_only_when_asked(
     text = repo.git("diff", "HEAD~1", "HEAD", cwd=clone)
     assert "layers.0-3.q.weight (4)" in text
     assert "|dW|" not in text
+    told = "note: distances are not known, the summaries are not here: git theta diff"
+    assert text.splitlines()[-1].startswith(told)
     assert held() == 0
     page = tmp_path / "log.html"
     assert repo.theta("log", NAME, "--html", page, cwd=clone).stderr.startswith("written")
@@ -433,6 +449,7 @@ def test_summaries_are_fetched_and_weights_only_when_asked(
     assert 0 < few < 20_000
     found = rows(json_of(repo, "diff", "HEAD~1", "HEAD", cwd=clone))
     assert found["layers.0.q.weight"]["metrics"]["l2"]["error"] > 0
+    assert "distances are not known" not in repo.git("diff", "HEAD~1", "HEAD", cwd=clone)
     assert held() == few
     assert 0 < few < 20_000
     found = rows(json_of(repo, "diff", "HEAD~1", "HEAD", "--exact", cwd=clone))

@@ -14,6 +14,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,11 +60,11 @@ class Victim:
 
     repo: Sandbox
     chance: random.Random
+    tally: Counter[str]
     versions: dict[str, bytes] = field(default_factory=dict)
     took: float = 0.0
     changes: int = 1
     number: int = 0
-    kills: int = 0
     server: FaultServer | None = None
 
     def change(self) -> bytes:
@@ -108,8 +109,20 @@ class Victim:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.unlock()
-        self.kills += hit
+        self.tally["kills"] += hit
         return hit
+
+    def attempts(self, kills: int) -> Iterator[bool]:
+        """Go on until so many kills met a running command; says whether each should by the clock.
+
+        What is asked for next has survived everything before.
+        """
+        for number in range(4 * kills):
+            self.tally["survived"] = self.tally["kills"]
+            if self.tally["kills"] >= kills:
+                return
+            yield kills == MANY and number % 2 == 1
+        raise AssertionError("the command was mostly done before it was killed")
 
     def _log(self) -> Path:
         return self.repo.root / "changes"
@@ -148,8 +161,8 @@ class Victim:
 
 
 @pytest.fixture
-def victim(repo: Sandbox, request: pytest.FixtureRequest) -> Victim:
-    victim = Victim(repo, random.Random(request.node.name))
+def victim(repo: Sandbox, request: pytest.FixtureRequest, tally: Counter[str]) -> Victim:
+    victim = Victim(repo, random.Random(request.node.name), tally)
     repo.git("config", "--global", "theta.directFrom", "1k")
     repo.git("config", "theta.gracePeriod", "0")
     for _ in range(3):
@@ -187,17 +200,16 @@ def torment(
     before()
     victim.run(*words)
     after()
-    for number in range(kills):
+    for by_clock in victim.attempts(kills):
         before()
-        victim.kill(*words, by_clock=kills == MANY and number % 2 == 1)
+        victim.kill(*words, by_clock=by_clock)
         victim.check()
-        if kills == MANY or number == kills // 2:
+        if kills == MANY or victim.tally["kills"] == kills // 2:
             victim.run(*words)
             after()
     before()
     victim.run(*words)
     after()
-    assert victim.kills >= kills // 4
     sweep(victim)
 
 
@@ -330,19 +342,18 @@ def test_fetch(victim: Victim, kills: int, verb: str, remote: FaultServer):
     words = ["git", "theta", verb, *(["--all"] if verb == "fetch" else [])]
     data = path.read_bytes()
     victim.run(*words)
-    for number in range(kills):
+    for by_clock in victim.attempts(kills):
         repo.run("rm", "-rf", repo.store())
         path.unlink(missing_ok=True)
-        victim.kill(*words, by_clock=kills == MANY and number % 2 == 1)
+        victim.kill(*words, by_clock=by_clock)
         assert all(remote.objects[o.name] == o.read_bytes() for o in repo.objects())
         assert not path.exists() or path.read_bytes() == data
-        if kills == MANY or number == kills - 1:
+        if kills == MANY or victim.tally["kills"] == kills:
             victim.run(*words)
             repo.theta("pull")
             assert path.read_bytes() == data
             repo.theta("fetch", "--all")
             victim.check(every=True)
-    assert victim.kills >= kills // 4
     sweep(victim)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import torch_zip, weights
-from tests.git.test_kills import MANY, Victim
+from tests.git.test_kills import FEW, MANY, Victim, times
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -344,7 +345,7 @@ def test_notes_can_be_taken_along(lfs: Sandbox):
     assert lfs.git("notes", "show", "HEAD") == "a good one\n"
 
 
-@pytest.mark.parametrize("kind", ["bare", "sha256", "detached"])
+@pytest.mark.parametrize("kind", ["bare", "sha256", "detached", "split", "partial"])
 def test_other_repositories(plain: Sandbox, kind: str):
     repo = plain
     if kind == "sha256":
@@ -366,6 +367,14 @@ def test_other_repositories(plain: Sandbox, kind: str):
     else:
         if kind == "detached":
             repo.git("checkout", "-q", "--detach")
+        elif kind == "split":
+            repo.git("config", "core.splitIndex", "true")
+            repo.git("update-index", "--split-index")
+        elif kind == "partial":
+            repo.git("config", "uploadpack.allowFilter", "true")
+            repo.work.rename(repo.root / "whole")
+            whole = f"file://{repo.root / 'whole'}"
+            repo.git("clone", "-q", "--filter=blob:none", whole, repo.work, cwd=repo.root)
         repo.theta("migrate", "import", "*.safetensors")
         if kind == "detached":
             assert repo.git("rev-parse", "HEAD") == repo.git("rev-parse", "main")
@@ -423,15 +432,10 @@ def test_an_undo_that_cannot_be_done_leaves_nothing_behind(lfs: Sandbox):
     assert clean(lfs)
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [20, MANY])
-def test_killed_at_any_moment(lfs: Sandbox, kills: int):
-    """Refs are all old or all new, and the same command again finishes.
-
-    Only in the long run so far: after some kills, the next run waits for a minute and more.
-    """
-    victim = Victim(lfs, random.Random("migrate"))
+@times(FEW)
+def test_killed_at_any_moment(lfs: Sandbox, kills: int, tally: Counter[str]):
+    """Refs are all old or all new, and the same command again finishes."""
+    victim = Victim(lfs, random.Random("migrate"), tally)
     lfs.git("config", "theta.gracePeriod", "0")
     words = ["git", "theta", "migrate", "import", "*.safetensors"]
     versions, before = checkouts(lfs), refs(lfs)
@@ -439,8 +443,7 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
     victim.run(*words)
     after = refs(lfs)
     lfs.theta("migrate", "undo")
-    for number in range(kills):
-        by_clock = kills == MANY and number % 2 == 1
+    for number, by_clock in enumerate(victim.attempts(kills)):
         if number % 4:  # else what was converted before is found again
             lfs.git("prune", "--expire=now")
             shutil.rmtree(store)
@@ -457,7 +460,6 @@ def test_killed_at_any_moment(lfs: Sandbox, kills: int):
                 lfs.theta("migrate", "undo")
         assert refs(lfs) == before
         assert clean(lfs)
-    assert victim.kills >= kills // 4
     lfs.run(*words)
     assert checkouts(lfs) == versions
     lfs.theta("fsck")

@@ -239,3 +239,23 @@ def test_a_catalog_in_the_way(shared: tuple[Sandbox, bytes, bytes]):
     assert repo.git("status", "--short") == ""
     repo.theta("fsck", "--rebuild")
     assert (repo.work / NAME).read_bytes() == second
+
+
+def test_a_file_written_before_the_index_knew_of_it(repo: Sandbox):
+    """Killed between the two, and then `git theta pull`."""
+    data = model(repo.work / "m.safetensors")
+    repo.commit()
+    other = model(repo.work / "other.safetensors", {"layer.1.weight": np.ones((40, 50))})
+    repo.commit()
+    left = {"GIT_THETA_SKIP_SMUDGE": "1"}
+    for name in ("m.safetensors", "other.safetensors"):
+        (repo.work / name).unlink()
+    repo.git("checkout", "--", ".", env=left)
+    (repo.work / "m.safetensors").write_bytes(data)
+    changed = other[:-4] + bytes(4)
+    (repo.work / "other.safetensors").write_bytes(changed)
+    assert repo.git("status", "--porcelain") == " M m.safetensors\n M other.safetensors\n"
+    repo.theta("pull")
+    assert repo.git("status", "--porcelain") == " M other.safetensors\n"
+    assert (repo.work / "m.safetensors").read_bytes() == data
+    assert (repo.work / "other.safetensors").read_bytes() == changed

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks.reflinks
+import benchmarks.sandbox
 from git_theta.core.manifest import is_manifest
 from tests.sandbox import Sandbox, model
 
@@ -193,3 +195,54 @@ def test_in_a_worktree_of_its_own(two, tmp_path: Path):
     repo.theta("checkout", "-q", "--detach", "one", cwd=tree)
     assert (tree / NAME).read_bytes() == versions[0]
     assert repo.git("status", "--porcelain", cwd=tree) == ""
+
+
+def test_a_file_that_was_not_there_is_written_beside_git(two):
+    repo, versions = two
+    repo.git("checkout", "-q", "--orphan", "empty")
+    repo.git("rm", "-rqf", "--", NAME)
+    repo.commit("no model")
+    repo.theta("checkout", "-q", "main")
+    assert (repo.work / NAME).read_bytes() == versions[1]
+    assert (repo.work / NAME).stat().st_mode & 0o777 == 0o644
+    assert cleans(repo, "status", "--porcelain") == 0
+    repo.git("checkout", "-q", "empty")
+    (repo.work / NAME).write_text("in the way")
+    assert "would be overwritten" in repo.theta("checkout", "main", code=1).stderr
+    assert (repo.work / NAME).read_text() == "in the way"
+    assert leftovers(repo) == []
+
+
+def test_a_submodules_files_are_the_filters_business(two):
+    """Git runs other Gits in submodules, whose files nobody writes later."""
+    repo, versions = two
+    outer = repo.root / "outer"
+    repo.git("init", "-q", outer)
+    always = ("-c", "protocol.file.allow=always")
+    repo.git(*always, "submodule", "add", "-q", repo.work, "sub", cwd=outer)
+    repo.git("-C", "sub", "checkout", "-q", "one", cwd=outer)
+    repo.git("add", "-A", cwd=outer)
+    repo.git("commit", "-qm", "one", cwd=outer)
+    repo.git("-C", "sub", "checkout", "-q", "main", cwd=outer)
+    repo.git("commit", "-qam", "two", cwd=outer)
+    repo.theta("checkout", "-q", "--recurse-submodules", "HEAD~1", cwd=outer)
+    assert (outer / "sub" / NAME).read_bytes() == versions[0]
+
+
+@pytest.mark.soak
+def test_where_files_can_share_blocks(two, tmp_path: Path):
+    """A copy is made new while Git works, and whoever has the old file open keeps it."""
+    repo, versions = two
+    place = benchmarks.sandbox.Sandbox(tmp_path / "box")
+    try:
+        with benchmarks.reflinks.mounted(place, 1 << 30) as where:
+            clone = place.root / where.folder / "clone"
+            repo.git("clone", "-q", repo.work, clone)
+            with (clone / NAME).open("rb") as file:
+                repo.theta("checkout", "-q", "--detach", "main~1", cwd=clone)
+                assert file.read() == versions[1]
+            assert (clone / NAME).read_bytes() == versions[0]
+            assert repo.git("status", "--porcelain", cwd=clone) == ""
+            repo.theta("fsck", cwd=clone)
+    except benchmarks.sandbox.RunError as error:
+        pytest.skip(str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from benchmarks import models, plot, updates
+from benchmarks import models, plot, trust, updates
 from benchmarks.everyday import rows
 from benchmarks.report import BEGIN, END, Row, replaced, table
 from benchmarks.run import PAGE, PARTS
+from benchmarks.sandbox import sandbox
 from benchmarks.scenarios import Results, Sample
 
 SCALE = 1 / 32
@@ -98,12 +101,56 @@ def test_a_page_keeps_all_but_one_part():
 
 def test_the_page_has_a_place_for_every_part():
     page = PAGE.read_text()
-    for part in PARTS:
+    for part in (*PARTS, trust.NAME):
         assert page.count(BEGIN.format(part)) == page.count(END.format(part)) == 1
 
 
 def test_columns_of_figures_are_to_the_right():
     assert table("a | b: | ", ["| 1 | 2 | 3 |"]) == "| a | b |  |\n|---|---:|---|\n| 1 | 2 | 3 |\n"
+
+
+def test_what_the_long_tests_counted(tmp_path):
+    """A test that failed, and one that did not run, meet no bar."""
+    record = tmp_path / "soak.xml"
+    cases = {
+        "test_add[200]": ("", {"kills": 201, "survived": 201}),
+        "test_commit[200]": ("<failure/>", {"kills": 7, "survived": 6}),
+        "test_packed_manifests[400]": ("", {"flips": 400, "found": 390, "found by Git": 10}),
+        trust.FUZZED: (
+            "<failure/>",
+            {"index: read": 5, "index: refused": 1, "index: not survived": 1},
+        ),
+        "test_something_else": ("", {}),
+    }
+    lines = [
+        f'<testcase name="{name}">{end}<properties>'
+        + "".join(f'<property name="{key}" value="{value}"/>' for key, value in counts.items())
+        + "</properties></testcase>"
+        for name, (end, counts) in cases.items()
+    ]
+    record.write_text(f'<testsuite timestamp="2030-01-02T03:04:05">{"".join(lines)}</testsuite>')
+    with sandbox(tmp_path) as box:
+        text = trust.written(box, [record])
+    assert text.startswith("Counted on 2030-01-02")
+    assert "| `git add` | 201 | 201 | 100.0% = 100%, of 200 or more | met |" in text
+    assert "| `git commit -a` | 7 | 6 | 85.7% = 100%, of 200 or more | **not met** |" in text
+    assert "| `git push` | 0 | 0 | was not run | **not met** |" in text
+    assert "| manifests in a pack of Git's | 400 | 390 | 10 | 100.0% = 100% | met |" in text
+    assert "| index | 5 | 1 | 85.7% = 100% | **not met** |" in text
+
+
+def test_the_long_tests_have_the_names_that_are_looked_for():
+    root = Path(__file__).parents[1]
+    files = (
+        "git/test_kills.py",
+        "git/test_migrate.py",
+        "git/test_flips.py",
+        "unit/test_hostile_input.py",
+    )
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--collect-only", "-m", "soak"]
+    found = subprocess.run([*command, *files], cwd=root, capture_output=True, text=True).stdout
+    names = {line.rpartition("::")[2] for line in found.splitlines()}
+    assert {*trust.COMMANDS, *trust.FLIPPED, trust.FUZZED} <= names
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "sparse"])

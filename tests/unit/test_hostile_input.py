@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "count", [25, pytest.param(5000, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
 )
-def test_every_parser_survives(count: int):
+def test_every_parser_survives(count: int, tally: Counter[str]):
     command = [sys.executable, "-m", "tests.fuzz", str(count)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
+    for name, one in found.items():
+        tally.update({f"{name}: {end}": one[end] for end in ("read", "refused")})
+        tally[f"{name}: not survived"] += bool(one["problem"])
     assert found.keys() == targets().keys()
     assert not {name: one["problem"] for name, one in found.items() if one["problem"]}
     assert all(one["read"] + one["refused"] >= count * 0.8 for one in found.values())

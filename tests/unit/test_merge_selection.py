@@ -127,6 +127,14 @@ def test_random_numbers_are_those_of_their_place(start: int, stop: int):
     whole = source.numpy(0, 1000)
     assert (source.numpy(start, stop) == whole[start:stop]).all()
     assert (source.torch(start, stop).numpy() == whole[start:stop]).all()
+    assert (source.on_device(start, stop, "cpu").numpy() == whole[start:stop]).all()
+
+
+def test_random_numbers_are_the_same_however_they_are_cut_into_tiles():
+    source = Source(7, "layer.weight", "a model")
+    for start, stop in ((0, 200_001), (65_535, 65_538), (131_071, 131_073)):
+        drawn = source.on_device(start, stop, "cpu").numpy()
+        assert (source.numpy(start, stop) == drawn).all()
 
 
 def test_random_numbers_are_those_of_splitmix64():

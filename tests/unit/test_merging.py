@@ -220,13 +220,13 @@ def test_an_interrupted_merge_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPa
     journals = bench.session.repo.common_dir / "theta" / "merges"
     assert len(list(journals.iterdir())) == 1
     computed: list[str] = []
-    slices = computing._merge_slice
+    slices = computing.merge_slice
 
     def watched(context: Any, step: Any, *rest: Any) -> Any:
         computed.append(step.unit.name)
         return slices(context, step, *rest)
 
-    monkeypatch.setattr(computing, "_merge_slice", watched)
+    monkeypatch.setattr(computing, "merge_slice", watched)
     found, outcome = merged(bench, base, ours, theirs)
     assert same(found, {name: w * 3 for name, w in base.items()})
     assert sorted(computed) == ["w4", "w5"]

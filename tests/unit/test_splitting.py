@@ -18,7 +18,8 @@ from git_theta.core.manifest import CHUNK, Manifest
 from git_theta.core.splitting import BytesSource, drain, side_by_side, split_proven
 from git_theta.core.units import plan
 from git_theta.errors import CorruptError, FormatError, NoPluginError, PluginError
-from git_theta.repo.objects import PackWriter, Spot, Store
+from git_theta.repo.objects import Store
+from git_theta.repo.packs import PackWriter, Spot
 from git_theta.testing import BytesReader
 from git_theta.updates.dense import DenseUpdate
 

@@ -22,11 +22,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return person.root
 
 
-def copied(made: Path, place: Path, *, work: bool = True) -> Scene:
-    """A person set up like another, with or without the repository."""
+def copied(made: Path, place: Path) -> Scene:
+    """A person set up like another, with the repository."""
     person = Scene(place)  # which makes a home as new
-    for name in ("home", "work") if work else ("home",):
+    for name in ("home", "work"):
         shutil.copytree(made / name, place / name, symlinks=True, dirs_exist_ok=True)
+    return person
+
+
+def newcomer(place: Path) -> Scene:
+    """Somebody with a home of their own; all they ever ran is `git theta install`."""
+    person = Scene(place)
+    person.install()
     return person
 
 
@@ -45,6 +52,6 @@ def alice(made: Path, tmp_path: Path, host: Path) -> Scene:
 
 
 @pytest.fixture
-def stranger(made: Path, tmp_path: Path) -> Scene:
-    """Somebody with a home of their own; all they ever ran is `git theta install`."""
-    return copied(made, tmp_path / "stranger", work=False)
+def stranger(tmp_path: Path) -> Scene:
+    """Somebody who clones."""
+    return newcomer(tmp_path / "stranger")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.remote.people import lfs_objects
-from tests.workflows.conftest import copied
+from tests.workflows.conftest import newcomer
 from tests.workflows.scene import SAFE, TORCH, Scene
 
 pytestmark = pytest.mark.git
@@ -26,11 +26,11 @@ def grown(person: Scene, count: int = 3) -> list[dict[str, bytes]]:
 
 
 @pytest.mark.parametrize("wanted", ["blob:none", "blob:limit=1k"])
-def test_partial_clone(alice: Scene, stranger: Scene, host: Path, made: Path, wanted: str):
+def test_partial_clone(alice: Scene, stranger: Scene, host: Path, wanted: str):
     """Manifests come when they are needed, also those of old commits; and a push from there."""
     versions = grown(alice)
     alice.git("config", "uploadpack.allowFilter", "true", cwd=host)
-    bob = copied(made, alice.root.parent / "bob", work=False)
+    bob = newcomer(alice.root.parent / "bob")
     bob.run("git", "clone", "-q", f"--filter={wanted}", host.as_uri(), bob.work, cwd=bob.root)
     bob.at(versions[-1])
     missing = bob.git("rev-list", "--objects", "--all", "--missing=print")
@@ -44,10 +44,10 @@ def test_partial_clone(alice: Scene, stranger: Scene, host: Path, made: Path, wa
     stranger.sees(host, {"origin/main": mine, "origin/main~3": versions[0]})
 
 
-def test_shallow_clone(alice: Scene, stranger: Scene, host: Path, made: Path):
+def test_shallow_clone(alice: Scene, stranger: Scene, host: Path):
     """--depth 1 needs no more than the tip; a push from it; deepen; unshallow."""
     versions = grown(alice)
-    bob = copied(made, alice.root.parent / "bob", work=False)
+    bob = newcomer(alice.root.parent / "bob")
     bob.run("git", "clone", "-q", "--depth=1", host.as_uri(), bob.work, cwd=bob.root)
     bob.at(versions[2])
     mine = bob.keep("from a shallow clone", b=1)
@@ -94,7 +94,7 @@ def test_bundle_and_archive(alice: Scene, stranger: Scene, host: Path):
     stranger.files(versions[-1], at=stranger.root / "there")
 
 
-def test_alternates(alice: Scene, host: Path, made: Path):
+def test_alternates(alice: Scene, host: Path):
     """--reference, --reference --dissociate, --shared: what is borrowed, and from whom."""
     versions = grown(alice)
     for number, words in enumerate((
@@ -102,7 +102,7 @@ def test_alternates(alice: Scene, host: Path, made: Path):
         ("--shared", alice.work),
         ("--reference", alice.work, "--dissociate", host),
     )):  # fmt: skip
-        bob = copied(made, alice.root.parent / f"bob{number}", work=False)
+        bob = newcomer(alice.root.parent / f"bob{number}")
         bob.run("git", "clone", "-q", *words, bob.work, cwd=bob.root)
         bob.at(versions[-1])
         borrows = "--dissociate" not in words
@@ -176,12 +176,12 @@ def test_past_the_hook_and_repaired(alice: Scene, stranger: Scene, host: Path):
     stranger.sees(host, {"origin/main": second, "origin/old": first})
 
 
-def test_two_remotes_of_a_fork(alice: Scene, stranger: Scene, host: Path, made: Path):
+def test_two_remotes_of_a_fork(alice: Scene, stranger: Scene, host: Path):
     """A fork that has but the tip's objects; a pull request's branch fetched from there."""
     versions = grown(alice, 2)
     fork = host.parent / "fork.git"
     subprocess.run(["git", "init", "-q", "--bare", fork], env=alice.env, check=True)
-    bob = copied(made, alice.root.parent / "bob", work=False)
+    bob = newcomer(alice.root.parent / "bob")
     bob.clone(host)
     bob.git("remote", "add", "fork", fork)
     bob.git("checkout", "-q", "-b", "better")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.conftest import copied
+from tests.workflows.conftest import newcomer
 from tests.workflows.scene import PATTERNS, SAFE, TORCH, Scene, content
 
 pytestmark = pytest.mark.git
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.git
 BOTH = f" M {TORCH}\n M {SAFE}\n"
 
 
-def test_sha256(alice: Scene, stranger: Scene, tmp_path: Path, made: Path):
+def test_sha256(alice: Scene, stranger: Scene, tmp_path: Path):
     """A repository with SHA-256: stored, switched, merged, pushed, cloned, pruned."""
     host = tmp_path / "host256.git"
     alice.git("init", "-q", "--bare", "--object-format=sha256", host)
-    bob = copied(made, tmp_path / "bob", work=False)
+    bob = newcomer(tmp_path / "bob")
     bob.work.mkdir()
     bob.git("init", "-q", "--object-format=sha256")
     bob.theta("track", *PATTERNS, "-q")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import weights
+from tests.sandbox import encode
 from tests.workflows.scene import SAFE, TORCH, Scene, content
 
 pytestmark = pytest.mark.git
@@ -113,6 +115,44 @@ def test_hunks_of_a_model_cannot_be_chosen(alice: Scene):
     assert new.read_bytes() == first[TORCH]
     assert "is missing" not in alice.theta("fsck").stdout
     alice.at(second, status=BOTH)
+
+
+def test_hunks_that_git_compares_without_us(alice: Scene):
+    """reset -p, and checkout -p of a commit: half a manifest is refused, and nothing is lost."""
+    versions = []
+    for seed in (0, 100):  # far from the manifest's head: a hunk of its own
+        last = {"z": weights(8, 24, seed=seed)}
+        versions.append(
+            {SAFE: encode({f"t{n:02}": weights(8, 24, seed=n) for n in range(20)} | last)}
+        )
+        alice.place(versions[-1])
+        alice.commit()
+    second = versions[1]
+
+    def answer(*words: str) -> str:
+        words = ("git", "-c", "interactive.singleKey=false", *words)
+        done = subprocess.run(
+            words, cwd=alice.work, env=alice.env, input="y\nq\n", capture_output=True, text=True
+        )
+        return done.stderr
+
+    answer("reset", "-p", "HEAD~1", "--", SAFE)
+    assert alice.git("diff", "--cached", "--no-ext-diff", "--name-only") == f"{SAFE}\n"
+    alice.files(second)
+    alice.git("commit", "-q", "-m", "half of it")
+    alice.files(second)
+    assert SAFE in alice.theta("fsck", code=5).stdout
+    (alice.work / SAFE).unlink()
+    refused = alice.run("git", "checkout", "--", SAFE, code=128).stderr
+    assert f"take it whole from a commit that has it: git checkout COMMIT -- {SAFE}" in refused
+    alice.git("checkout", "HEAD~1", "--", SAFE)
+    alice.files(second)
+    alice.git("commit", "-q", "--amend", "--allow-empty", "-m", "whole")
+    alice.at(second)
+    refused = answer("checkout", "-p", "HEAD~2", "--", SAFE)
+    assert "take it whole from a commit that has it" in refused
+    alice.git("checkout", "HEAD", "--", SAFE)
+    alice.at(second)
 
 
 def test_a_patch_names_what_is_stored(alice: Scene):

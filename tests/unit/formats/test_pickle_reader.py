@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_theta.errors import FormatError
-from git_theta.formats import pickle_reader, torch_objects
-from git_theta.formats.pickle_reader import Global, Node, PickleTruncatedError
+from git_theta.formats import pickle_machine, pickle_reader, torch_objects
+from git_theta.formats.pickle_machine import Global, Node, PickleTruncatedError
 from git_theta.formats.torch_objects import name_tensors, read_objects
 
 
@@ -196,7 +196,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_reader, "MAX_OPERATIONS", 1000)
     with pytest.raises(FormatError, match="1000 operations"):
         read_objects(b"N0" * 1000 + b".", storage=lambda pid: pid)
-    monkeypatch.setattr(pickle_reader, "MAX_OBJECTS", 100)
+    monkeypatch.setattr(pickle_machine, "MAX_OBJECTS", 100)
     for program in (b"]0" * 101, b"(" * 101):
         with pytest.raises(FormatError, match="100 objects"):
             read_objects(program + b".", storage=lambda pid: pid)

@@ -372,7 +372,8 @@ def test_whole_files_are_needed() -> None:
 
 
 def test_nothing_here_imports_pickle_or_torch() -> None:
-    for name in ("pickle_reader", "torch_objects", "torch_zip", "torch_legacy", "zip_directory"):
+    pickles = ("pickle_machine", "pickle_reader")
+    for name in (*pickles, "torch_objects", "torch_zip", "torch_legacy", "zip_directory"):
         module = sys.modules[f"git_theta.formats.{name}"]
         assert not {"pickle", "pickletools", "torch", "zipfile"} & vars(module).keys()
 

@@ -1,0 +1,51 @@
+"""Torch imported while other work is done: that takes a second and more.
+
+Most of an import runs in the interpreter, which runs one thread at a time. Threads that decode need
+it for moments only, but often; so while torch comes in, they are let in sooner than is usual.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+_TURN = 1e-4
+
+
+@cache
+def begin() -> Future[None]:
+    """Begin to import torch, if nobody has yet."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(_import)
+    pool.shutdown(wait=False)
+    return future
+
+
+def ready() -> None:
+    """Wait until torch is here.
+
+    Raises:
+        ImportError: it cannot be imported.
+    """
+    begin().result()
+
+
+def _import() -> None:
+    """Import torch with its threads limited to one: work is spread over ours.
+
+    What a program imports stays, so to look for garbage among it is time lost, then and later.
+    """
+    collects, turn = gc.isenabled(), sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(_TURN)
+    try:
+        from git_theta import compute
+
+        compute.use_threads(1)
+        gc.freeze()
+    finally:
+        sys.setswitchinterval(turn)
+        if collects:
+            gc.enable()
