@@ -132,7 +132,7 @@ class Source:
         """Decode chunks that lie at the same place in several versions."""
         chains = [links_of(chunk, self.chunks) for chunk in row]
         seen = Counter(link.digest for chain in chains for link in chain)
-        own, at_hand = self._held.chunks, dict[str, Bytes]()
+        own, at_hand, lent = self._held.chunks, dict[str, Bytes](), 0
         read, updates = self._session.store.lend, self._session.plugins.updates
         for chain, out in zip(chains, outs, strict=True):
             chunk = chain[0]
@@ -141,7 +141,9 @@ class Source:
                 continue
             shared = next((link for link in chain[1:] if seen[link.digest] > 1), None)
             if shared is not None and shared.digest not in at_hand:
-                room = _room(f"shared {len(at_hand)}", shared.size)
+                # Of use here only; the proof of what is stored needs the same memory later.
+                room = _room(f"shared {lent}" if lent else "proof", shared.size)
+                lent += 1
                 at_hand[shared.digest] = decode_chunk(shared, read, updates, self.chunks, room)
             decode_chunk(chunk, read, updates, self.chunks, out, at_hand)
             own[chunk.digest] = at_hand[chunk.digest] = out

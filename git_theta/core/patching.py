@@ -20,6 +20,9 @@ from git_theta.core.chain import Bytes, Read, decode_chunk, digest_of
 from git_theta.core.checkpoint import Part, Plugins, by_digest, file_parts, read_segment
 from git_theta.core.manifest import Chunk, Manifest
 
+# Small enough to be in a cache when it is looked at for the second time.
+_PIECE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -63,24 +66,27 @@ def digest_of_parts(
     if parts is None:
         return None
     whole = blake3()
-    buffer = bytearray(max((part.size for _, part in parts), default=0))
+    views = [memoryview(bytearray(_PIECE)) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
+        digesting: Future[object] | None = None
         for at, part in parts:
-            view = memoryview(buffer)[: part.size]
-            if fill(view, at) != part.size:
-                return None
-            digesting = pool.submit(whole.update, view)
-            right = _is(part, view)
-            digesting.result()
-            if not right:
+            own = blake3()
+            for start in range(0, part.size, _PIECE):
+                views.reverse()  # the other one may still be read
+                view = views[0][: min(_PIECE, part.size - start)]
+                if fill(view, at + start) != len(view):
+                    return None
+                if digesting is not None:
+                    digesting.result()
+                digesting = pool.submit(whole.update, view)
+                own.update(view)
+            if own.hexdigest() != _digest(part):
                 return None
     return whole.hexdigest()
 
 
-def _is(part: Part, view: memoryview) -> bool:
-    if part.chunk is None:
-        return view == (part.data or b"")
-    return digest_of(view) == part.chunk.digest
+def _digest(part: Part) -> str:
+    return part.chunk.digest if part.chunk is not None else digest_of(part.data or b"")
 
 
 def _laid_out(manifest: Manifest, read: Read, plugins: Plugins) -> list[tuple[int, Part]] | None:

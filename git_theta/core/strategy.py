@@ -50,7 +50,7 @@ class Versions:
     is no ancestor. `statistics` has, per kind, one tensor (or None) for each model. `gathered` is
     what `conclude` returned. `uniform(i)` draws numbers in [0, 1) for model i, shaped like it:
     a function of seed, tensor name, model and entry alone, so neither device, nor order, nor
-    slicing changes a bit.
+    slicing changes a bit. All tensors are lent for one call.
     """
 
     name: str
