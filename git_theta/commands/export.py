@@ -19,6 +19,7 @@ from git_theta.core.manifest import Manifest
 from git_theta.errors import RefusedError
 from git_theta.repo.objects import store_failed
 from git_theta.repo.remotes import resolve_missing
+from git_theta.repo.temporary import umask
 from git_theta.repo.tracked import find_blob, parse_at
 
 
@@ -91,10 +92,3 @@ def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:
         if isinstance(error, OSError):
             store_failed(error, f"{target} cannot be written")
         raise
-
-
-def umask() -> int:
-    """The permissions that new files of this process do not get."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from git_theta.commands.export import umask
 from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, parse
 from git_theta.core.patching import digest_of_parts, patches
 from git_theta.errors import ManifestError
 from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
 from git_theta.repo.streams import write_at
+from git_theta.repo.temporary import umask
 
 
 def write_by_patching(

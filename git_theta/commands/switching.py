@@ -1,7 +1,7 @@
 """`git theta checkout`, `switch`, `restore`: Git's own, but switching costs what differs.
 
-Git replaces a file by writing all of it. These commands keep the old file, by a copy that shares
-its blocks or by a second link, run Git's command, and make the new version out of the old one: of
+Git replaces a file by writing all of it. These commands keep the old file, by a second link or by
+a copy that shares its blocks, run Git's command, and make the new version out of the old one: of
 a copy while Git works. Git gets manifests for the large files, which are written when it is done;
 where a hook of the user's is to see them, the filter writes them. Everything else, from options to
 messages and exit codes, is Git's.
@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from typing_extensions import override
 
 from git_theta.commands.options import standing_directory
 from git_theta.commands.session import Session
@@ -32,6 +31,11 @@ from git_theta.repo.keeping import directory_in, keep, place_for
 from git_theta.repo.tracked import manifest_text
 from git_theta.settings import KEPT, environment
 from git_theta.settings import later as written_later
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+    from git_theta.commands.menu import override  # what takes long to import says nothing here
 
 _HOOK = "post-checkout"
 
@@ -114,8 +118,8 @@ def _run(verb: str, words: Sequence[str]) -> int:
             with subprocess.Popen(["git", *trust, verb, *words], cwd=where, env=env) as git:
                 if later and _is_whole(verb, words):
                     _make_ahead(session, kept, git)
-            _settle(repo, kept.linked)
             _finish(session)
+        _settle(repo, kept.linked)  # to remove the second link changed its time once more
     finally:
         session.close()
     return git.returncode

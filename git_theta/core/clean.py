@@ -34,6 +34,7 @@ from git_theta.core.units import Piece, Span, Unit
 OPAQUE = "opaque"
 SUMMARY = "summary"
 _SMALL = 64 << 10
+_AHEAD = 2
 
 Spot = TypeVar("Spot")
 
@@ -115,6 +116,7 @@ class Cleaner(Generic[Spot]):
         self._work = ThreadPoolExecutor(tools.threads)
         self._one_by_one = threading.Lock()
         self._flight: deque[tuple[Future[None], Future[None], Bytes]] = deque()
+        self._waiting = 0
 
     def read(self, feed: Feed) -> None:
         """Read a whole file through a feed."""
@@ -139,9 +141,17 @@ class Cleaner(Generic[Spot]):
         return self._size if self._split is None else self._split.size
 
     def _buffer(self, size: int) -> Bytes:
-        """A buffer that no thread uses any more: fresh memory is slow."""
-        used = self._land() if len(self._flight) > self._tools.threads else None
-        return used if used is not None and len(used) >= size else np.empty(size, np.uint8)
+        """A buffer that no thread uses any more, if it can be: fresh memory is slow."""
+        room = (self._tools.threads + _AHEAD) * CHUNK
+        while self._flight and (self._waiting + size > room or self._has_landed()):
+            used = self._land()
+            if len(used) >= size:
+                return used
+        return np.empty(size, np.uint8)
+
+    def _has_landed(self) -> bool:
+        hashed, written, _ = self._flight[0]
+        return hashed.done() and written.done()
 
     def _submit(self, buffer: Bytes, unit: Unit) -> None:
         self._size += unit.size
@@ -150,9 +160,11 @@ class Cleaner(Generic[Spot]):
         made = self._work.submit(self._encode, data, unit)
         written = self._write.submit(self._append, made, unit)
         self._flight.append((hashed, written, buffer))
+        self._waiting += len(buffer)
 
     def _land(self) -> Bytes:
         hashed, written, buffer = self._flight.popleft()
+        self._waiting -= len(buffer)
         hashed.result()
         written.result()
         return buffer

@@ -10,6 +10,7 @@ from git_theta.core.layout import Layout, Segment, TensorView, columns_of, is_wh
 from git_theta.core.manifest import CHUNK
 
 GAP = 1 << 20
+_TOGETHER = CHUNK // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A byte range of the file of at most `CHUNK` bytes, and what lies in it."""
+    """A byte range of the file of at most `CHUNK` bytes, and what lies in it.
+
+    Pieces go together up to a part of that: with smaller units in flight no thread has to wait for
+    another one's, and less is left for one alone at the end.
+    """
 
     size: int
     pieces: tuple[Piece, ...]
@@ -118,7 +123,7 @@ def _units(runs: Sequence[_Run]) -> Iterator[Unit]:
     size = 0
     for run in runs:
         for at, length in run.pieces():
-            if pieces and size + length > CHUNK:
+            if pieces and size + length > _TOGETHER:
                 yield Unit(size, tuple(pieces))
                 pieces, size = [], 0
             pieces.append(Piece(run.span, size, length, at))

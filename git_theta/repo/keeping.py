@@ -1,9 +1,9 @@
 """Old versions of files, kept while Git replaces them, to be made into new ones.
 
-Where the file system can share blocks, what is kept is a copy that costs nothing. Elsewhere it is
-a second link, and a file may be changed in place only while nobody else looks at it: a program
-that has mapped the old model must go on seeing the old model. Linux says so by a lease; where it
-does not give one, the old file is not used.
+What is kept is a second link, whose bytes are in memory if they were. A file may be changed in
+place only while nobody else looks at it: a program that has mapped the old model must go on seeing
+the old model. Linux says so by a lease. Where it gives none, or the file has another name, a copy
+that shares its blocks is kept, where the file system has such; else the old file is not used.
 """
 
 from __future__ import annotations
@@ -52,14 +52,18 @@ def keep(
         if target.is_symlink():
             return None
         describe(directory, path, text)
-        if _clone(target, name):
-            return "cloned"
-        if target.stat().st_nlink != 1:
-            return None  # another name of the same file is somebody else's
-        os.link(target, name)
-    except OSError:  # another disk, or one without links
+        if target.stat().st_nlink == 1 and _is_free(target):
+            with suppress(OSError):  # a disk without links
+                os.link(target, name)
+                return "linked"
+        return "cloned" if _clone(target, name) else None
+    except OSError:  # another disk
         return None
-    return "linked"
+
+
+def _is_free(target: Path) -> bool:
+    with alone_with(target) as handle:
+        return handle is not None
 
 
 def _clone(source: Path, target: Path) -> bool:
@@ -119,7 +123,8 @@ def alone_with(file: Path) -> Iterator[int | None]:
 
 def digest_of_file(handle: int, size: int) -> str:
     """BLAKE3 of the first `size` bytes of an open file."""
-    whole, buffer, other = blake3(), bytearray(min(size, _BLOCK)), bytearray(min(size, _BLOCK))
+    whole = blake3(max_threads=blake3.AUTO)
+    buffer, other = bytearray(min(size, _BLOCK)), bytearray(min(size, _BLOCK))
     at = 0
     with ThreadPoolExecutor(1) as pool:  # digests what was read while more is read
         digesting: Future[object] | None = None

@@ -96,6 +96,13 @@ def sync_directories(path: Path, *, up_to: Path) -> None:
         path = path.parent
 
 
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _listed(folder: Path, pattern: str = "*") -> list[Path]:
     try:
         return sorted(folder.glob(pattern))
