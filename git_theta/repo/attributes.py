@@ -69,8 +69,7 @@ def _unquote(body: str) -> str:
 
 def quote(pattern: str) -> str:
     """Write a pattern as gitattributes(5) wants it: in quotes where it has to be."""
-    plain = not re.search(r'[\s"\x00-\x1f\x7f]', pattern) and pattern[0] != "#"
-    if plain:
+    if pattern and pattern[0] != "#" and not re.search(r'[\s"\x00-\x1f\x7f]', pattern):
         return pattern
     escaped = pattern.replace("\\", "\\\\").replace('"', '\\"')
     for character, letter in _ESCAPES.items():

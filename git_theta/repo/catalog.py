@@ -178,7 +178,7 @@ class Catalog:
                     if self._db is not None:
                         self._db.execute("PRAGMA busy_timeout = 0")
                 return otherwise
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError):  # what it says may be damaged, too
                 self._start_again()
                 return otherwise
 
@@ -191,7 +191,7 @@ class Catalog:
             db = sqlite3.connect(self.path, timeout=2, check_same_thread=False)
             try:
                 usable = _prepare(db)
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):
                 db.close()
                 raise
             if usable:

@@ -379,6 +379,9 @@ BREAK: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(noise(20_000)),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "scrambled": scrambled,
+    "with names that are no text": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"TABLE chunks", b"TABEL chunks").replace(b"chunks", b"chu\xffks")
+    ),
     "a directory": a_directory,
     "of a later version": lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 99"),
     "without tables": lambda path: sqlite3.connect(path).executescript(

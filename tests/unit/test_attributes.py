@@ -14,7 +14,7 @@ from git_theta.repo.attributes import AttributesFile, check_pattern, parse_line,
 
 OURS = "filter=theta diff=theta merge=theta -text"
 PATTERNS = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20
+    st.characters(codec="utf-8", exclude_characters="\0"), max_size=20
 ).filter(lambda text: not text.startswith("[attr]"))
 
 

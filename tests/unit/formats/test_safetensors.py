@@ -246,3 +246,10 @@ def test_published_models(package: str, version: str, path: str, count: int) -> 
     assert {t.name: tensor_bytes(data, layout, t) for t in layout.tensors} == {
         name: array.tobytes() for name, array in theirs.items()
     }
+
+
+def test_half_a_character_of_the_metadata_is_carried_through_a_merge() -> None:
+    header = b'{"__metadata__":{"a":"\\ud800"}}'
+    file = BytesReader(len(header).to_bytes(8, "little") + header)
+    kept = FORMAT.reconcile(file, [file, file], ()).relaid
+    assert b'{"a":"\\ud800"}' in b"".join(bytes(part) for part in [kept.skeleton])
