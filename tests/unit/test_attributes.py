@@ -13,9 +13,9 @@ from git_theta.errors import RefusedError, UsageError
 from git_theta.repo.attributes import AttributesFile, check_pattern, parse_line, quote
 
 OURS = "filter=theta diff=theta merge=theta -text"
-PATTERNS = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0"), max_size=20
-).filter(lambda text: not text.startswith("[attr]"))
+PATTERNS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(
+    lambda text: not text.startswith("[attr]")
+)
 
 
 @given(PATTERNS)
