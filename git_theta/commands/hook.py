@@ -30,6 +30,7 @@ def load_hook(text: str, say: Callable[[str], None]) -> Hook:
     if not name or not function:
         raise UsageError(f"{text!r} names no function", hint="--with module:function")
     sys.path.insert(0, str(Path.cwd()))
+    sys.dont_write_bytecode = True  # no __pycache__ among the user's files
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:

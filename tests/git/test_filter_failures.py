@@ -79,13 +79,14 @@ def test_a_zip_bomb(repo: Sandbox):
     repo.theta("track", "*.pt", "-q")
     path = repo.work / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open(zipfile.ZipInfo("archive/data.pkl"), "w", force_zip64=True) as member:
+        with archive.open("archive/data.pkl", "w", force_zip64=True) as member:
             for _ in range(300):
                 member.write(bytes(1 << 20))
         archive.writestr("archive/version", b"3\n")
     data = path.read_bytes()
+    assert len(data) < 1 << 20
     peak, said = repo.peak("git", "add", "bomb.pt")
-    assert peak < 250 << 20
+    assert peak < 150 << 20
     assert f"bomb.pt: not readable as torch, {OPAQUE}: 'archive/data.pkl' has 314,572,800" in said
     path.unlink()
     repo.git("checkout", "--", "bomb.pt")

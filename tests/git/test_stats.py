@@ -90,6 +90,8 @@ def test_fisher_of_a_model_goes_beside_it(trained: Sandbox, function: str):
     assert facts["reduction"] == "mean"
     assert facts["n_samples"] == "24"
     assert facts["code"].startswith("git-theta ")
+    left = trained.git("status", "--porcelain", "--untracked-files=all")
+    assert left == f"?? {target.name}\n"  # and no __pycache__ of the hook
 
 
 def test_what_was_computed_is_what_the_api_gives(trained: Sandbox):
