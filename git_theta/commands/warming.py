@@ -9,14 +9,30 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 
 _TURN = 1e-4
 # Names of glibc's parameters, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT, _SMALL = 64 << 20, 32 << 20
+
+
+def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
+    """Ask on another thread whether torch is wanted, which may import it already; then begin."""
+
+    def work() -> None:
+        with _importing():
+            asked = wanted()
+        if asked:
+            begin()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
 
 
 @cache
@@ -38,26 +54,31 @@ def ready() -> None:
 
 
 def _import() -> None:
-    """Import torch with its threads limited to one: work is spread over ours.
-
-    What a program imports stays, so to look for garbage among it is time lost, then and later.
-    """
-    _keep_memory()
-    collects, turn = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(_TURN)
-    try:
+    """Import torch with its threads limited to one: work is spread over ours."""
+    keep_memory()
+    with _importing():
         from git_theta import compute
 
         compute.use_threads(1)
         gc.freeze()
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Let others in often, and do not look for garbage: what a program imports stays."""
+    collects, turn = gc.isenabled(), sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(_TURN)
+    try:
+        yield
     finally:
         sys.setswitchinterval(turn)
         if collects:
             gc.enable()
 
 
-def _keep_memory() -> None:
+@cache
+def keep_memory() -> None:
     """Have the C library keep what is freed in blocks of up to 32 MiB, for the next ones.
 
     As it comes it gives them back to the system at once: each intermediate result is then made of
