@@ -19,6 +19,11 @@ from git_theta.core.manifest import Chunk, Segment
 from git_theta.core.skeleton import Skeleton
 from git_theta.repo.streams import open_regular, write_at
 
+# For what one call writes, Linux takes memory in pieces as large as it can. Large ones are seldom
+# among those just given back (see `_forget`), and on a virtual machine others cost
+# five times as much.
+_PIECE = 64 << 10
+
 
 class Draft:
     """A file that comes into being. A disk that fails or is full only means that there is none.
@@ -85,6 +90,7 @@ class Draft:
 
     def _put(self, at: int, data: memoryview) -> None:
         try:
-            write_at(self._handle, data, at)
+            for start in range(0, len(data), _PIECE):
+                write_at(self._handle, data[start : start + _PIECE], at + start)
         except OSError:
             self._failed = True
