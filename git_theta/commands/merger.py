@@ -299,7 +299,9 @@ class Merger:
             return None
         plugin = self.session.plugins.formats(frame.format)
         version = self._version(self.models[0], plugin)
-        return Draft(self._wanted.draft, version, self._wanted.replaced)
+        draft = Draft(self._wanted.draft, version, self._wanted.replaced)
+        self.source.look_in(draft.read_old, draft.old_places(frame.tensors))
+        return draft
 
     def _finish_draft(self, assembled: Assembled) -> None:
         if self._draft is None or self.outcome.manifest is None:
