@@ -33,6 +33,7 @@ from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
 from git_theta.errors import MergeError, ThetaError, UsageError
 from git_theta.repo import keeping
+from git_theta.repo.exchange import let_go_later
 
 TRAILER = "Theta-Recipe"
 
@@ -309,7 +310,9 @@ def _commit(merge: Merge, folded: Folded, merged: Mapping[str, Job], kept: Path)
     commit = history.commit_tree(repo, folded, files, parents, message)
     merge.session.store.release()
     action = "theta merge " + " ".join(b.name for b in merge.branches)
-    history.advance(repo, commit, action, kept)
+    old = [repo.top / path for path in merged] if repo.top is not None else []
+    with let_go_later(old):
+        history.advance(repo, commit, action, kept)
     note(f"{commit[:10]}: {merge.message.splitlines()[0]}")
 
 

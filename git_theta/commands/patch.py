@@ -10,6 +10,7 @@ from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, parse
 from git_theta.core.patching import digest_of_parts, patches
 from git_theta.errors import ManifestError
+from git_theta.repo.exchange import put_in_place
 from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
 from git_theta.repo.streams import write_at
 from git_theta.repo.temporary import umask
@@ -39,7 +40,7 @@ def write_by_patching(
     if made is None:
         return False
     advance(made.stat().st_size)
-    made.replace(target)
+    put_in_place(made, target)
     return True
 
 

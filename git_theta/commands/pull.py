@@ -22,6 +22,7 @@ from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import ManifestError, NotTrackedError, ThetaError
 from git_theta.repo.closure import Closure, Found
 from git_theta.repo.collect import blob_id
+from git_theta.repo.exchange import put_in_place
 from git_theta.repo.gitrepo import Repo, StagedEntry
 from git_theta.repo.index import BACK, recorded_sizes, restat
 from git_theta.repo.objects import store_failed
@@ -287,7 +288,7 @@ def _write_whole(session: Session, target: Path, pieces: Iterable[memoryview]) -
 
 def _move(part: Path, target: Path) -> None:
     try:
-        part.replace(target)
+        put_in_place(part, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
