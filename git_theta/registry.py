@@ -16,9 +16,12 @@ from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from git_theta.errors import NoPluginError, PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 OURS = "git-theta"
 _PREFIX = "git_theta."
@@ -132,10 +135,13 @@ def _by_library() -> Iterator[Point]:
         called = package.metadata["Name"]
         if called and called not in seen:
             seen.add(called)
-            whose = (called, package.version)
             for entry in package.entry_points:
                 if entry.group.startswith(_PREFIX):
-                    yield Point(entry.group, entry.name, entry.value, lambda whose=whose: whose)
+                    yield _named(entry, (called, package.version))
+
+
+def _named(entry: EntryPoint, package: tuple[str, str]) -> Point:
+    return Point(entry.group, entry.name, entry.value, lambda: package)
 
 
 def names(group: str) -> list[str]:

@@ -122,6 +122,8 @@ class Storing:
         ):
             tools: Tools[Spot] = Tools(
                 known=self._known(),
+                expect=self._reuse.expect,
+                plain=lambda: self._choosing(relatives).is_plain and not relatives.any(),
                 anew=frozenset(self._choice.loaded),
                 data=data,
                 summaries=summaries,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from git_theta.core.manifest import Place
 from git_theta.core.payload import OBJECT_MAGIC, Buffer
@@ -18,8 +18,7 @@ _SMALL = 64 << 10
 _GATHERED = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(NamedTuple):
     """Where a record will lie once its pack has a name."""
 
     pack: int
@@ -63,7 +62,7 @@ class PackWriter:
 
     def append(self, buffers: Sequence[Buffer]) -> Spot:
         """Add one record; its object has a name only after `finish`."""
-        length = sum(len(buffer) for buffer in buffers)
+        length = sum(map(len, buffers))
         if self._size and self._size + length > 2 * self._limit - (1 << 20):
             self._close_pack()
         if not self._size:
