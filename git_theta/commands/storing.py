@@ -30,6 +30,7 @@ from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
+_LANES = 2
 
 
 def allowed_by(session: Session, path: str, attributes: Mapping[str, str]) -> Choice:
@@ -117,7 +118,7 @@ class Storing:
         session, relatives = self.session, self._relatives
         announce = session.catalog.announce
         with (
-            PackWriter(session.store, announce=announce) as data,
+            PackWriter(session.store, announce=announce, lanes=_LANES) as data,
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
@@ -125,6 +126,7 @@ class Storing:
                 expect=self._reuse.expect,
                 plain=lambda: self._choosing(relatives).is_plain and not relatives.any(),
                 anew=frozenset(self._choice.loaded),
+                writing=data.writing,
                 data=data,
                 summaries=summaries,
                 update=session.plugins.updates(DENSE),

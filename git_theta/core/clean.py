@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from blake3 import blake3
@@ -59,12 +59,14 @@ class Tools(Generic[Spot]):
     for tensors that are to be stored `anew`. `store` makes
     the record of a tensor's chunk; without it, as for all other bytes, `update` does; where it
     could do nothing else, `plain` may say so. All are called from several threads. `expect` is
-    told of what `known` will be asked for next.
+    told of what `known` will be asked for next. `writing` gives what is done once all that was
+    appended to the packs is written.
     """
 
     known: Callable[[str], Chunk | None]
     expect: Callable[[Sequence[str]], None] = lambda _: None
     plain: Callable[[], bool] = lambda: False
+    writing: Callable[[], Future[None] | None] = lambda: None
     anew: frozenset[str] = frozenset()
     data: Packs[Spot]
     summaries: Packs[Spot]
@@ -104,6 +106,10 @@ class Whole:
     skeleton: bytes
 
 
+# What digests a unit, what appends it (and then says when that is written), and its buffer.
+_Flight: TypeAlias = tuple[Future[None], Future[Future[None] | None], Bytes]
+
+
 class Cleaner(Generic[Spot]):
     """One pass over one file: `read` it, then ask for the `manifest`."""
 
@@ -120,7 +126,7 @@ class Cleaner(Generic[Spot]):
         self._write = ThreadPoolExecutor(1)
         self._work = ThreadPoolExecutor(tools.threads)
         self._one_by_one = threading.Lock()
-        self._flight: deque[tuple[Future[None], Future[None], Bytes]] = deque()
+        self._flight: deque[_Flight] = deque()
         self._waiting = 0
 
     def read(self, feed: Feed) -> None:
@@ -155,23 +161,28 @@ class Cleaner(Generic[Spot]):
         return np.empty(size, np.uint8)
 
     def _has_landed(self) -> bool:
-        hashed, written, _ = self._flight[0]
-        return hashed.done() and written.done()
+        hashed, appended, _ = self._flight[0]
+        if not (hashed.done() and appended.done()):
+            return False
+        written = appended.result()
+        return written is None or written.done()
 
     def _submit(self, buffer: Bytes, unit: Unit) -> None:
         self._size += unit.size
         data = buffer[: unit.size]
         hashed = self._hash.submit(self._digest, data, unit)
         made = self._work.submit(self._encode, data, unit)
-        written = self._write.submit(self._append, made, unit)
-        self._flight.append((hashed, written, buffer))
+        appended = self._write.submit(self._append, made, unit)
+        self._flight.append((hashed, appended, buffer))
         self._waiting += len(buffer)
 
     def _land(self) -> Bytes:
-        hashed, written, buffer = self._flight.popleft()
+        hashed, appended, buffer = self._flight.popleft()
         self._waiting -= len(buffer)
         hashed.result()
-        written.result()
+        written = appended.result()
+        if written is not None:
+            written.result()
         return buffer
 
     # --- on the threads ------------------------------------------------------------------------
@@ -272,12 +283,15 @@ class Cleaner(Generic[Spot]):
         where = Where(span.name, span.size, piece.at)
         return self._tools.store(new, digest, where, summary)
 
-    def _append(self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit) -> None:
+    def _append(
+        self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit
+    ) -> Future[None] | None:
         for piece, outcome in zip(unit.pieces, made.result(), strict=True):
             if isinstance(outcome, _Fresh):
                 self._events.append((piece.span, self._store(outcome)))
             else:
                 self._events.append((piece.span, outcome))
+        return self._tools.writing()
 
     def _store(self, fresh: _Fresh) -> _Stored[Spot]:
         seen = self._stored.get(fresh.digest)
