@@ -6,17 +6,14 @@ it for moments only, but often; so while torch comes in, they are let in sooner 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 
+from git_theta.commands.memory import keep_memory
+
 _TURN = 1e-4
-# Names of glibc's parameters, and what they are set to.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT, _SMALL = 64 << 20, 32 << 20
 
 
 @cache
@@ -42,7 +39,7 @@ def _import() -> None:
 
     What a program imports stays, so to look for garbage among it is time lost, then and later.
     """
-    _keep_memory()
+    keep_memory()
     collects, turn = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
     sys.setswitchinterval(_TURN)
@@ -55,15 +52,3 @@ def _import() -> None:
         sys.setswitchinterval(turn)
         if collects:
             gc.enable()
-
-
-def _keep_memory() -> None:
-    """Have the C library keep what is freed in blocks of up to 32 MiB, for the next ones.
-
-    As it comes it gives them back to the system at once: each intermediate result is then made of
-    fresh pages, which the system has to clear first, and that can take longer than the arithmetic.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        tune = ctypes.CDLL(None).mallopt
-        tune(_MMAP_THRESHOLD, _SMALL)
-        tune(_TRIM_THRESHOLD, _KEPT)
