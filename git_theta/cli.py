@@ -7,8 +7,11 @@ file, and what it starts are the filters, which take the short way past the comm
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from git_theta import __version__
 from git_theta.errors import UsageError
@@ -37,8 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         code = report(error, words)
     if words[:1] == ["merge-driver"] and code not in (0, 1):
-        return DRIVER_FAILED  # to Git, 1 to 128 say "conflict" and more says "failed"
+        code = DRIVER_FAILED  # to Git, 1 to 128 say "conflict" and more says "failed"
+    if arguments is None:
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: Git or a user waits, and all that is left is memory to be given back."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, by us or by who started us
+            stream.flush()
+    os._exit(code)
 
 
 def _run(words: list[str]) -> int:
@@ -80,7 +93,5 @@ def _filter(words: list[str]) -> int:
 
 def _close_output() -> None:
     """Whoever read our output has gone; keep Python from complaining at exit."""
-    from contextlib import suppress
-
     with suppress(OSError, ValueError):
         sys.stdout.close()

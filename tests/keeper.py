@@ -47,6 +47,8 @@ class Keeper:
     updates: dict[str, Any] = field(default_factory=lambda: dict(ALL))
     sizes: dict[str, int] = field(default_factory=dict)
     written: int = 0
+    dense: Any = field(default_factory=lambda: ALL["dense"])
+    plain: bool = False
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
@@ -68,8 +70,9 @@ class Keeper:
                 known=self.known.get,
                 data=packs,
                 summaries=summaries,
-                update=ALL["dense"],
+                update=self.dense,
                 store=store,
+                plain=lambda: self.plain,
             )
             cleaner = Cleaner(tools)
             cleaner.read(feed)

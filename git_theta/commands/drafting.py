@@ -19,11 +19,6 @@ from git_theta.core.manifest import Chunk, Segment, Tensor
 from git_theta.core.skeleton import Skeleton
 from git_theta.repo.streams import open_regular, write_at
 
-# For what one call writes, Linux takes memory in pieces as large as it can. Large ones are seldom
-# among those just given back (see `_forget`), and on a virtual machine others cost
-# five times as much.
-_PIECE = 64 << 10
-
 
 class Draft:
     """A file that comes into being. A disk that fails or is full only means that there is none.
@@ -109,7 +104,6 @@ class Draft:
 
     def _put(self, at: int, data: memoryview) -> None:
         try:
-            for start in range(0, len(data), _PIECE):
-                write_at(self._handle, data[start : start + _PIECE], at + start)
+            write_at(self._handle, data, at)
         except OSError:
             self._failed = True

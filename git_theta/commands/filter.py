@@ -21,6 +21,7 @@ from git_theta.repo.caller import (
     merges_texts,
     only_compares,
     shows_differences,
+    writes_files,
 )
 from git_theta.repo.filter_process import handshake, serve
 from git_theta.repo.pktline import PacketReader, PacketWriter
@@ -147,8 +148,13 @@ class FilterHandlers:
 def _load_ahead() -> None:
     """Import what the first file will need, while Git is asked about the repository."""
     from git_theta import registry
-    from git_theta.commands import clean, smudge  # noqa: F401
+    from git_theta.commands.memory import keep_memory
 
+    keep_memory()
+    if writes_files():
+        from git_theta.commands import direct, smudge  # noqa: F401
+    else:
+        from git_theta.commands import clean  # noqa: F401
     with suppress(PluginError):
         registry.load("updates", "dense")
 

@@ -14,6 +14,7 @@ from git_theta import __version__
 from git_theta.commands import warming
 from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
+from git_theta.commands.memory import keep_memory
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
 from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
@@ -195,7 +196,7 @@ class Merger:
         from git_theta.commands.tasks import Context, in_arrays
 
         device = self.instructions.device
-        warming.keep_memory()
+        keep_memory()
         if not all(in_arrays(device, step) for step in steps):
             warming.begin()
         if device not in ("auto", "cpu"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.commands.session import Session, say
 from git_theta.errors import RefusedError
+from git_theta.formats.suspects import may_run
 from git_theta.repo.streams import FileReader, open_regular
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ def look_at(session: Session, path: str, size: int) -> None:
     handle = None if session.settings.scan == "off" else open_regular(session.path(path))
     if handle is None:
         return
-    from git_theta.formats.scanning import may_run, scan  # most files are of kinds that cannot run
-
     try:
         reader = FileReader(handle)
         if reader.size != size or not may_run(reader.read(0, 4096)):
             return
+        from git_theta.formats.scanning import scan  # most files are of kinds that cannot run
+
         findings = scan(reader)
     finally:
         os.close(handle)

@@ -30,6 +30,7 @@ from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10
+_LANES = 2
 
 
 def allowed_by(session: Session, path: str, attributes: Mapping[str, str]) -> Choice:
@@ -117,12 +118,15 @@ class Storing:
         session, relatives = self.session, self._relatives
         announce = session.catalog.announce
         with (
-            PackWriter(session.store, announce=announce) as data,
+            PackWriter(session.store, announce=announce, lanes=_LANES) as data,
             PackWriter(session.store, announce=announce) as summaries,
         ):
             tools: Tools[Spot] = Tools(
                 known=self._known(),
+                expect=self._reuse.expect,
+                plain=lambda: self._choosing(relatives).is_plain and not relatives.any(),
                 anew=frozenset(self._choice.loaded),
+                writing=data.writing,
                 data=data,
                 summaries=summaries,
                 update=session.plugins.updates(DENSE),
@@ -184,25 +188,31 @@ class Storing:
         small = len(new.data) < _WORTH_A_BASE and where.name not in self._choice.loaded
         if small:
             return dense_record(self.session.plugins.updates(DENSE), new, digest)
-        chooser = self._choosing()
+        chooser = self._choosing(relatives)
         wanted = chooser.wants_base(where.name)
         kin = relatives.of(new, digest, where, summary) if wanted else ()
         return chooser.store(new, digest, kin, where.name)
 
-    def _choosing(self) -> Chooser:
+    def _choosing(self, relatives: Relatives) -> Chooser:
         with self._guard:
             if self._chooser is None:
                 self._chooser = Chooser(
-                    self._updates(),
+                    self._updates(with_base=relatives.any() or bool(self._choice.loaded)),
                     self._choice,
                     memory=self.session.settings.memory,
                     tell=lambda message: say(self.path, message),
                 )
             return self._chooser
 
-    def _updates(self) -> dict[str, Any]:
-        """Every update that can be loaded; one that cannot is no reason to fail."""
-        loaded = ((name, self._update(name)) for name in registry.names("updates"))
+    def _updates(self, *, with_base: bool) -> dict[str, Any]:
+        """Every update that can be loaded; one that cannot is no reason to fail.
+
+        All of ours but `dense` need a base: where there can be none they are not even imported.
+        """
+        names = registry.names("updates")
+        if not with_base:
+            names = [n for n in names if n == DENSE or not _is_ours(n)]
+        loaded = ((name, self._update(name)) for name in names)
         return {name: update for name, update in loaded if update is not None}
 
     def _update(self, name: str) -> Any | None:
@@ -279,6 +289,12 @@ class Storing:
         # answer.
         session.catalog.keep_manifest(manifest.digest, text, replace=True)
         return text
+
+
+def _is_ours(update: str) -> bool:
+    with suppress(PluginError):
+        return registry.is_ours("updates", update)
+    return False
 
 
 def _nothing(digest: str) -> Chunk | None:  # noqa: ARG001

@@ -6,19 +6,17 @@ it for moments only, but often; so while torch comes in, they are let in sooner 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 
+from git_theta.commands.memory import keep_memory
+
 _TURN = 1e-4
-# Names of glibc's parameters, and what they are set to.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT, _SMALL = 64 << 20, 32 << 20
 
 
 def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
@@ -75,16 +73,3 @@ def _importing() -> Iterator[None]:
         sys.setswitchinterval(turn)
         if collects:
             gc.enable()
-
-
-@cache
-def keep_memory() -> None:
-    """Have the C library keep what is freed in blocks of up to 32 MiB, for the next ones.
-
-    As it comes it gives them back to the system at once: each intermediate result is then made of
-    fresh pages, which the system has to clear first, and that can take longer than the arithmetic.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        tune = ctypes.CDLL(None).mallopt
-        tune(_MMAP_THRESHOLD, _SMALL)
-        tune(_TRIM_THRESHOLD, _KEPT)

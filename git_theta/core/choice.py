@@ -143,6 +143,11 @@ class Chooser:
         self._told: set[str] = set()
         self._guard = threading.Lock()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether without a base nothing but `dense` can be chosen."""
+        return not self._alone and not self.loaded
+
     def wants_base(self, name: str) -> bool:
         """Whether a base could be of use for a tensor with this name."""
         return bool(self._based) or name in self.loaded

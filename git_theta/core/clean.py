@@ -7,20 +7,21 @@ same packs. Memory is bounded by the units in flight.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from blake3 import blake3
 
 from git_theta.core import planes, sketch
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Slice, Update, digest_of
+from git_theta.core.chain import Bytes, Slice, Update, digest_of, write_record
 from git_theta.core.choice import Outcome, dense_record
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.feeds import Feed
@@ -34,6 +35,7 @@ from git_theta.core.units import Piece, Span, Unit
 OPAQUE = "opaque"
 SUMMARY = "summary"
 _SMALL = 64 << 10
+_FEW = 8
 _AHEAD = 2
 
 Spot = TypeVar("Spot")
@@ -55,11 +57,16 @@ class Tools(Generic[Spot]):
 
     `known` finds a chunk that may be used again by the digest of its plain bytes; it is not asked
     for tensors that are to be stored `anew`. `store` makes
-    the record of a tensor's chunk; without it, as for all other bytes, `update` does. Both are
-    called from several threads.
+    the record of a tensor's chunk; without it, as for all other bytes, `update` does; where it
+    could do nothing else, `plain` may say so. All are called from several threads. `expect` is
+    told of what `known` will be asked for next. `writing` gives what is done once all that was
+    appended to the packs is written.
     """
 
     known: Callable[[str], Chunk | None]
+    expect: Callable[[Sequence[str]], None] = lambda _: None
+    plain: Callable[[], bool] = lambda: False
+    writing: Callable[[], Future[None] | None] = lambda: None
     anew: frozenset[str] = frozenset()
     data: Packs[Spot]
     summaries: Packs[Spot]
@@ -68,7 +75,7 @@ class Tools(Generic[Spot]):
     threads: int = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Fresh:
     """A chunk to be stored: its record, and that of its summary."""
 
@@ -78,7 +85,7 @@ class _Fresh:
     summary: list[Buffer] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Stored(Generic[Spot]):
     """A chunk in packs that have no name yet."""
 
@@ -99,6 +106,10 @@ class Whole:
     skeleton: bytes
 
 
+# What digests a unit, what appends it (and then says when that is written), and its buffer.
+_Flight: TypeAlias = tuple[Future[None], Future[Future[None] | None], Bytes]
+
+
 class Cleaner(Generic[Spot]):
     """One pass over one file: `read` it, then ask for the `manifest`."""
 
@@ -115,7 +126,7 @@ class Cleaner(Generic[Spot]):
         self._write = ThreadPoolExecutor(1)
         self._work = ThreadPoolExecutor(tools.threads)
         self._one_by_one = threading.Lock()
-        self._flight: deque[tuple[Future[None], Future[None], Bytes]] = deque()
+        self._flight: deque[_Flight] = deque()
         self._waiting = 0
 
     def read(self, feed: Feed) -> None:
@@ -150,23 +161,28 @@ class Cleaner(Generic[Spot]):
         return np.empty(size, np.uint8)
 
     def _has_landed(self) -> bool:
-        hashed, written, _ = self._flight[0]
-        return hashed.done() and written.done()
+        hashed, appended, _ = self._flight[0]
+        if not (hashed.done() and appended.done()):
+            return False
+        written = appended.result()
+        return written is None or written.done()
 
     def _submit(self, buffer: Bytes, unit: Unit) -> None:
         self._size += unit.size
         data = buffer[: unit.size]
         hashed = self._hash.submit(self._digest, data, unit)
         made = self._work.submit(self._encode, data, unit)
-        written = self._write.submit(self._append, made, unit)
-        self._flight.append((hashed, written, buffer))
+        appended = self._write.submit(self._append, made, unit)
+        self._flight.append((hashed, appended, buffer))
         self._waiting += len(buffer)
 
     def _land(self) -> Bytes:
-        hashed, written, buffer = self._flight.popleft()
+        hashed, appended, buffer = self._flight.popleft()
         self._waiting -= len(buffer)
         hashed.result()
-        written.result()
+        written = appended.result()
+        if written is not None:
+            written.result()
         return buffer
 
     # --- on the threads ------------------------------------------------------------------------
@@ -183,7 +199,66 @@ class Cleaner(Generic[Spot]):
         # other; one after the other they are done sooner.
         small = unit.size < _SMALL * len(unit.pieces)
         with self._one_by_one if small else nullcontext():
-            return [self._encode_piece(data, piece) for piece in unit.pieces]
+            found: list[_Fresh | Chunk | bytes] = []
+            for alike, run in itertools.groupby(unit.pieces, self._alike):
+                pieces = list(run)
+                if alike is None or len(pieces) < _FEW:
+                    found += [self._encode_piece(data, piece) for piece in pieces]
+                else:
+                    found += self._encode_rows(data, pieces)
+            return found
+
+    def _alike(self, piece: Piece) -> tuple[int, str] | None:
+        """What small tensors that can be encoded together have in common."""
+        if piece.span is None or not 0 < piece.size < _SMALL:
+            return None
+        span = self._spans[piece.span]
+        whole = span.size == piece.size and span.dtype in DTYPES and span.name
+        return (piece.size, span.dtype) if whole else None
+
+    def _encode_rows(self, data: Bytes, pieces: Sequence[Piece]) -> list[_Fresh | Chunk | bytes]:
+        """What `_encode_piece` makes of each of some tensors that are alike, one behind another."""
+        tools, size, end = self._tools, pieces[0].size, pieces[-1].start + pieces[-1].size
+        rows = data[pieces[0].start : end].reshape(-1, size)
+        spans = [self._spans[piece.span] for piece in pieces if piece.span is not None]
+        digests = [blake3(row.data).hexdigest() for row in rows]
+        tools.expect(digests)
+        known = [
+            None if span.name in tools.anew else tools.known(digest)
+            for span, digest in zip(spans, digests, strict=True)
+        ]
+        found: list[_Fresh | Chunk | bytes | None] = [
+            chunk if chunk is not None and chunk.size == size else None for chunk in known
+        ]
+        left = [index for index, chunk in enumerate(found) if chunk is None]
+        if not left:
+            return [one for one in found if one is not None]
+        rows = rows[left] if len(left) < len(rows) else rows
+        summaries = sketch.summarize_rows(rows, spans[0].dtype)
+        outcomes = self._dense_rows(rows, [digests[i] for i in left], spans[0])
+        for row, (index, summary) in enumerate(zip(left, summaries, strict=True)):
+            span, digest = spans[index], digests[index]
+            if outcomes is None:
+                new = _slice(rows[row], span, pieces[index])
+                outcome = _joined(self._outcome(new, digest, span, pieces[index], summary))
+            else:
+                outcome = outcomes[row]
+            found[index] = _Fresh(digest, size, outcome, packed_summary(summary))
+        return [one for one in found if one is not None]
+
+    def _dense_rows(self, rows: Bytes, digests: Sequence[str], span: Span) -> list[Outcome] | None:
+        """Records of small tensors that are alike; None where there may be other ways."""
+        update = self._tools.update
+        many = getattr(update, "encode_rows", None)
+        if many is None or not (self._tools.store is None or self._tools.plain()):
+            return None
+        cut = _cut(rows[0], span)
+        made = many(rows, cut)
+        name = update.name
+        return [
+            Outcome([b"".join(write_record(Slice(data=row, cut=cut), digest, name, encoded))], name)
+            for row, digest, encoded in zip(rows, digests, made, strict=True)
+        ]
 
     def _encode_piece(self, data: Bytes, piece: Piece) -> _Fresh | Chunk | bytes:
         plain = data[piece.start : piece.start + piece.size]
@@ -197,7 +272,7 @@ class Cleaner(Generic[Spot]):
         summary = sketch.summarize(plain, span.dtype)
         outcome = self._outcome(_slice(plain, span, piece), digest, span, piece, summary)
         if piece.size < _SMALL:
-            outcome = replace(outcome, record=[b"".join(outcome.record)])
+            outcome = _joined(outcome)
         return _Fresh(digest, piece.size, outcome, packed_summary(summary))
 
     def _outcome(
@@ -208,12 +283,15 @@ class Cleaner(Generic[Spot]):
         where = Where(span.name, span.size, piece.at)
         return self._tools.store(new, digest, where, summary)
 
-    def _append(self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit) -> None:
+    def _append(
+        self, made: Future[list[_Fresh | Chunk | bytes]], unit: Unit
+    ) -> Future[None] | None:
         for piece, outcome in zip(unit.pieces, made.result(), strict=True):
             if isinstance(outcome, _Fresh):
                 self._events.append((piece.span, self._store(outcome)))
             else:
                 self._events.append((piece.span, outcome))
+        return self._tools.writing()
 
     def _store(self, fresh: _Fresh) -> _Stored[Spot]:
         seen = self._stored.get(fresh.digest)
@@ -315,6 +393,11 @@ class Cleaner(Generic[Spot]):
         if stored.summary is not None:
             summary = self._tools.summaries.place(stored.summary)
         return Chunk(stored.digest, stored.size, stored.kind, at, stored.base, summary)
+
+
+def _joined(outcome: Outcome) -> Outcome:
+    """The same with all buffers of its record in one."""
+    return replace(outcome, record=[b"".join(outcome.record)])
 
 
 def _tensor(view: TensorView, segment: Segment, *, shared: bool) -> Tensor:

@@ -167,6 +167,11 @@ class Relatives:
                 return _cuts(tensor, view.dtype, size)
         return ()
 
+    def any(self) -> bool:
+        """Whether there is any manifest in which a relative could be found."""
+        with self._guard:
+            return bool(self._own or self._others_read())
+
     def of(self, new: Slice, digest: str, where: Where, summary: Summary | None) -> Iterator[Kin]:
         """Relatives of a chunk, the likeliest first; later ones are looked for when asked."""
         seen = {digest}

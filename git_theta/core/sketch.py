@@ -24,6 +24,7 @@ from git_theta.errors import CorruptError
 WIDTH = 64
 BLOCK = 256 << 10
 _SKETCHED_FROM = 1024
+_TOGETHER = ("F32", "F16", "BF16")
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -97,6 +98,39 @@ def summarize(data: Bytes, dtype: str) -> Summary | None:
     if known.kind != COMPLEX and _numpy_type(dtype) is None:
         return None
     return _total(data, dtype)
+
+
+def summarize_rows(rows: Bytes, dtype: str) -> list[Summary | None]:
+    """What `summarize` gives for each row of a contiguous table: small tensors that are alike.
+
+    All that can be done to many rows at once is; what needs more care is done row by row.
+    """
+    known = DTYPES.get(dtype)
+    count = rows.shape[1] * 8 // known.bits if known is not None else 0
+    if not 0 < count < _SKETCHED_FROM or dtype not in _TOGETHER or rows.shape[1] % 4:
+        return [summarize(row, dtype) for row in rows]
+    values = _pairs(rows) if dtype == "BF16" else _floats(rows, dtype)
+    ones, dot = _ones()[:count], np.dot
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [float(dot(row, row)) for row in values]
+        sums = [float(dot(row, ones)) for row in values]
+        ends = zip(values.min(axis=1).tolist(), values.max(axis=1).tolist(), strict=True)
+    return [
+        Summary(
+            dtype=dtype,
+            count=count,
+            norm=math.sqrt(square),
+            mean=(0.0 + total) / count,
+            low=low,
+            high=high,
+            nans=0,
+            infinities=0,
+            sketch=None,
+        )
+        if math.isfinite(square)
+        else summarize(row, dtype)
+        for row, square, total, (low, high) in zip(rows, squares, sums, ends, strict=True)
+    ]
 
 
 class _Sums:
@@ -181,6 +215,15 @@ def _pair(block: Bytes) -> Floats:
     np.left_shift(words, 16, out=lanes[0])
     np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[1])
     return lanes.view(np.float32)
+
+
+def _pairs(rows: Bytes) -> Floats:
+    """What `_pair` makes of each row, its two lanes one behind the other."""
+    words = rows.view("<u4")
+    lanes = np.empty((len(rows), 2, words.shape[1]), np.uint32)
+    np.left_shift(words, 16, out=lanes[:, 0])
+    np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[:, 1])
+    return lanes.view(np.float32).reshape(len(rows), -1)
 
 
 def _floats(block: Bytes, dtype: str) -> Floats:

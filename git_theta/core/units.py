@@ -13,8 +13,7 @@ GAP = 1 << 20
 _TOGETHER = CHUNK // 4
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A segment to be stored. `views` are indexes of the layout's tensors that lie in it.
 
     `dtype` and `name` are those of its first tensor, or empty; `columns` counts the elements in a
@@ -30,8 +29,7 @@ class Span:
     columns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A byte range of a unit: a chunk of the span with that index, or (None) of the skeleton.
 
     `start` is where it begins in the unit, `at` where in the span.

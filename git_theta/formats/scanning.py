@@ -19,6 +19,7 @@ from git_theta.core.layout import RangeReader
 from git_theta.errors import FormatError
 from git_theta.formats.pickle_machine import Global, Machine, Node
 from git_theta.formats.pickle_reader import run
+from git_theta.formats.suspects import may_run
 from git_theta.formats.zip_directory import Member, read_members, unpack
 
 MAX_PICKLE = 64 << 20
@@ -95,13 +96,6 @@ class Finding:
     where: str
     what: str
     message: str
-
-
-def may_run(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is of a kind that can run anything at all."""
-    text_pickle = head[:1] in (b"(", b"c", b"]", b"}", b"L", b"I") and b"\n" in head[:256]
-    kinds = (b"\x80", b"PK\3\4", b"PK\5\6", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY")
-    return head.startswith(kinds) or text_pickle or b"PK\3\4" in head[:64]
 
 
 def scan(file: RangeReader, *, where: str = "", depth: int = 0) -> list[Finding]:

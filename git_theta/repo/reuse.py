@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from git_theta.repo.objects import Store
 
 MAX_MANIFEST = MAX_TEXT
 _LATEST = 64
+_MANY = 200
 _PASSING_HEADS = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _ALIKE = ":(top,attr:filter=theta)"
 
@@ -114,6 +115,8 @@ class Reuse:
         self._seen: set[str] = set()
         self._others: list[Manifest] | None = None
         self._texts: dict[str, Manifest] = {}
+        self._proofs: dict[str, list[Chunk]] = {}
+        self._asked = 0
         self.proven: list[Chunk] = []
 
     @property
@@ -155,6 +158,11 @@ class Reuse:
             if digest not in self._earned:
                 self._earned[digest] = self._find(digest)
             return self._earned[digest]
+
+    def expect(self, digests: Sequence[str]) -> None:
+        """Say what `known` will be asked for next: the catalog then is asked once for all."""
+        with self._guard:
+            self._proofs.update(self._catalog.proven_of(digests))
 
     def links(self, chunk: Chunk) -> list[Chunk]:
         """A known chunk, its base, the base of that, and so on to the root.
@@ -242,8 +250,21 @@ class Reuse:
         return chunk
 
     def _is_proven(self, chunk: Chunk) -> bool:
-        proofs = self._catalog.proven(chunk.digest)
+        proofs = self._proofs_of(chunk.digest)
         return bool(proofs) and sealed(chunk, self._chunks) in proofs
+
+    def _proofs_of(self, digest: str) -> list[Chunk]:
+        """Proven records; where many are asked for, those of all chunks seen are fetched at once.
+
+        What is fetched stays true for us: nobody takes back what was proven while we hold the
+        store.
+        """
+        if digest not in self._proofs:
+            self._asked += 1
+            if self._asked == _MANY:
+                self._proofs = self._catalog.proven_of(list(self._chunks)) | self._proofs
+        found = self._proofs.get(digest)
+        return self._catalog.proven(digest) if found is None else found
 
     def _here(self, oid: str) -> bool:
         """Whether an object is here with the right size; it is then kept from collection."""
@@ -256,7 +277,7 @@ class Reuse:
 
     def _alone(self, digest: str) -> Chunk | None:
         """A proven record in an object of its own, or (theta.reuse=repository) any."""
-        for chunk in self._catalog.proven(digest):
+        for chunk in self._proofs_of(digest):
             path = self._store.find(chunk.at.oid)
             if path is None or chunk.base is not None:
                 continue

@@ -20,8 +20,18 @@ class DenseUpdate:
         return planes.estimate(new.data, new.cut)
 
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:  # noqa: ARG002
-        fine = planes.refined(new.data, new.cut)
-        return Encoded(frames=planes.encode(new.data, fine), cut=fine, block=planes.BLOCK)
+        return self._encoded(new.data, new.cut)
+
+    def _encoded(self, data: Bytes, cut: planes.Grain) -> Encoded:
+        fine = planes.refined(data, cut)
+        return Encoded(frames=planes.encode(data, fine), cut=fine, block=planes.BLOCK)
+
+    def encode_rows(self, rows: Bytes, cut: planes.Grain) -> list[Encoded]:
+        """What `encode` makes of each row of a contiguous table: small chunks that are alike."""
+        if rows.shape[1] >= planes.SMALL:  # `refined` would look at these
+            return [self._encoded(row, cut) for row in rows]
+        made = planes.encode_rows(rows, cut)
+        return [Encoded(frames=frames, cut=cut, block=planes.BLOCK) for frames in made]
 
     def decode(
         self,

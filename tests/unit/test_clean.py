@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from git_theta.core.manifest import CHUNK, Manifest
 from git_theta.core.payload import OBJECT_MAGIC
 from git_theta.core.units import GAP
 from git_theta.errors import CorruptError, MissingError
-from tests.keeper import PLUGINS, Keeper
+from tests.keeper import ALL, PLUGINS, Keeper
 
 LAW = settings(max_examples=80)
 
@@ -233,3 +234,51 @@ def test_an_object_cut_short_or_gone(keeper: Keeper):
     path.unlink()
     with pytest.raises(MissingError):
         Keeper(keeper.root).give(manifest)
+
+
+class OneByOne:
+    """The dense update without its way to encode many chunks at once."""
+
+    name = "dense"
+    needs_base = False
+
+    def __init__(self) -> None:
+        dense = ALL["dense"]
+        self.estimate, self.encode, self.decode = dense.estimate, dense.encode, dense.decode
+
+
+def small_tensors(count: int) -> Made:
+    """Runs of small tensors that are alike, some of them twice, and others between."""
+    rng = np.random.default_rng(7)
+    kinds = [("F32", 256, 4), ("BF16", 64, 2), ("F32", 3, 4), ("I64", 20, 8), ("NEW", 40, 1)]
+    segments, views, end = [], [], 0
+    data: list[bytes] = []
+    for index in range(count):
+        dtype, length, word = kinds[index // 50 % len(kinds)] if index % 37 else ("U8", 90_000, 1)
+        part = rng.normal(size=length).astype("<f4").tobytes()[: length * word]
+        part = part.ljust(length * word, b"x")
+        if index % 11 == 10 and len(data[-1]) == len(part):
+            part = data[-1]
+        segments.append(Segment(offset=end, size=len(part), word=word))
+        views.append(TensorView(name=f"t{index}", dtype=dtype, shape=(length,), segment=index))
+        data.append(part)
+        end += len(part)
+    return Made(Layout(segments=tuple(segments), tensors=tuple(views)), b"".join(data))
+
+
+def test_many_small_tensors_are_stored_as_each_alone(tmp_path: Path):
+    file = small_tensors(600)
+    found = []
+    for update in (ALL["dense"], OneByOne()):
+        for known in (False, True):
+            keeper = Keeper(tmp_path / f"{type(update).__name__}-{known}", dense=update, plain=True)
+            first = keeper.keep(file.data, file.layout)
+            if not known:
+                keeper.known.clear()
+            changed = bytearray(file.data)
+            changed[9000::50_000] = bytes(len(changed[9000::50_000]))
+            second = keeper.keep(bytes(changed), file.layout)
+            assert keeper.give(first) == file.data
+            assert keeper.give(second) == bytes(changed)
+            found.append((known, first, second))
+    assert found[:2] == found[2:]

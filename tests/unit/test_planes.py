@@ -29,6 +29,19 @@ def test_any_bytes_come_back(data: bytes, cut: Grain):
     assert back(frames, len(data), cut) == data
 
 
+@given(st.integers(1, 600), st.integers(1, 40), GRAINS, st.integers(0, 9))
+def test_rows_are_coded_as_each_alone(size: int, count: int, cut: Grain, seed: int):
+    noise = np.random.default_rng(seed).integers(0, 1 << seed % 9, (count, size))
+    rows = np.ascontiguousarray(noise.astype(np.uint8))
+    assert planes.encode_rows(rows, cut) == [planes.encode(row, cut) for row in rows]
+
+
+def test_more_rows_than_go_into_a_block():
+    rows = np.random.default_rng(1).integers(0, 9, (70, 32 << 10)).astype(np.uint8)
+    cut = Grain(2)
+    assert planes.encode_rows(rows, cut) == [planes.encode(row, cut) for row in rows]
+
+
 @pytest.mark.parametrize(
     "cut", [Grain(2), Grain(4, 1), Grain(4, 3), Grain(8, 1), Grain(1), Grain()]
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from git_theta.core.dtypes import DTYPES
-from git_theta.core.sketch import BLOCK, Summary, summarize, unpack
+from git_theta.core.sketch import BLOCK, Summary, summarize, summarize_rows, unpack
 from git_theta.errors import CorruptError
 
 TYPES = {
@@ -58,6 +58,25 @@ def test_anything_has_a_summary_that_comes_back(values: np.ndarray):
     if len(good):
         assert made.low == good.min()
         assert made.high == good.max()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@given(data=st.data(), count=st.integers(1, 12), size=st.integers(1, 1100))
+def test_rows_are_summarised_as_each_alone(dtype: str, data: st.DataObject, count: int, size: int):
+    seed = data.draw(st.integers(0, 1 << 16))
+    rng = np.random.default_rng(seed)
+    drawn = data.draw(st.lists(st.floats(width=16), min_size=1, max_size=9))
+    values = rng.normal(size=(count, size)) * 10.0 ** rng.integers(-40, 39)
+    odd = rng.random((count, size)) < 0.5 / size
+    zeros = rng.random((count, size)) < rng.choice([0, 0.9])
+    values[odd] = rng.choice(drawn, odd.sum())
+    values[zeros] = rng.choice([0.0, -0.0], zeros.sum())
+    with np.errstate(all="ignore"):
+        stored = np.nan_to_num(values) if TYPES[dtype].kind in "iu" else values
+        rows = stored.astype(TYPES[dtype]).view(np.uint8).reshape(count, -1)
+    found = summarize_rows(rows, dtype)
+    alone = [summarize(row, dtype) for row in rows]
+    assert [one and one.pack() for one in found] == [one and one.pack() for one in alone]
 
 
 def test_bf16_and_the_same_values_in_fp32_have_one_sketch():
