@@ -7,6 +7,7 @@ says is not known here: whoever patches it has to check the digest of the whole 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,7 +57,8 @@ def digest_of_parts(
 ) -> str | None:
     """The digest of a file all of whose parts are what the manifest says, else None.
 
-    `fill` reads the file: into a buffer, from an offset; it gives the number of bytes.
+    `fill` reads the file: into a buffer, from an offset; it gives the number of bytes. It is called
+    from two threads: what is in memory is copied twice sooner than handed from one to the other.
 
     Raises:
         CorruptError: what is stored is not what the manifest names.
@@ -65,24 +67,27 @@ def digest_of_parts(
     parts = _laid_out(manifest, read, plugins)
     if parts is None:
         return None
-    whole = blake3()
-    views = [memoryview(bytearray(_PIECE)) for _ in range(2)]
+    stopped = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        digesting: Future[object] | None = None
+        whole = pool.submit(_digest_of_file, manifest.size, fill, stopped)
         for at, part in parts:
-            own = blake3()
-            for start in range(0, part.size, _PIECE):
-                views.reverse()  # the other one may still be read
-                view = views[0][: min(_PIECE, part.size - start)]
-                if fill(view, at + start) != len(view):
-                    return None
-                if digesting is not None:
-                    digesting.result()
-                digesting = pool.submit(whole.update, view)
-                own.update(view)
-            if own.hexdigest() != _digest(part):
+            if _digest_of_file(part.size, fill, stopped, at) != _digest(part):
+                stopped.set()
                 return None
-    return whole.hexdigest()
+        return whole.result()
+
+
+def _digest_of_file(
+    size: int, fill: Callable[[memoryview, int], int], stopped: threading.Event, at: int = 0
+) -> str | None:
+    """The digest of a part of a file; None where it is too short, or nobody waits any more."""
+    found, buffer = blake3(), memoryview(bytearray(min(size, _PIECE)))
+    for start in range(0, size, _PIECE):
+        view = buffer[: min(_PIECE, size - start)]
+        if stopped.is_set() or fill(view, at + start) != len(view):
+            return None
+        found.update(view)
+    return found.hexdigest()
 
 
 def _digest(part: Part) -> str:
