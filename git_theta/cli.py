@@ -40,16 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         code = report(error, words)
     if words[:1] == ["merge-driver"] and code not in (0, 1):
-        return DRIVER_FAILED  # to Git, 1 to 128 say "conflict" and more says "failed"
-    if arguments is None and words[:1] == ["filter-process"]:
+        code = DRIVER_FAILED  # to Git, 1 to 128 say "conflict" and more says "failed"
+    if arguments is None:
         _leave(code)
     return code
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: Git waits for its filter, and all that is left is memory to be given back."""
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
+    """End at once: Git or a user waits, and all that is left is memory to be given back."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, by us or by who started us
+            stream.flush()
     os._exit(code)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from git_theta.core import words
 from git_theta.errors import MergeError, UsageError
 
 Bytes = npt.NDArray[np.uint8]
@@ -30,14 +31,6 @@ _TORCH = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-}
-
-# The width of a word in bytes, and the bits of infinity.
-_INFINITE = {
-    "F64": (8, 0x7FF0 << 48),
-    "F32": (4, 0x7F80 << 16),
-    "F16": (2, 0x7C00),
-    "BF16": (2, 0x7F80),
 }
 
 
@@ -117,20 +110,10 @@ def _round_to_odd(wide: torch.Tensor) -> torch.Tensor:
 
 
 def has_only_finite(data: Bytes, dtype: str) -> bool:
-    """Whether there is no NaN and no infinity among stored numbers.
-
-    The bits of floats are ordered as integers are, negative ones by themselves, and what is not
-    finite comes behind all numbers: so two largest words tell, without any number being made.
-    """
-    if dtype not in _INFINITE:
-        wide = as_stored(data, dtype).to(torch.float32)
-        return bool(torch.isfinite(wide).all())
-    if not len(data):
-        return True
-    width, least = _INFINITE[dtype]
-    negative = 1 << (8 * width - 1)
-    signed, unsigned = data.view(f"<i{width}"), data.view(f"<u{width}")
-    return int(signed.max()) < least and int(unsigned.max()) < negative + least
+    """Whether there is no NaN and no infinity among stored numbers."""
+    if dtype in words.FLOATS:
+        return words.has_only_finite(data, dtype)
+    return bool(torch.isfinite(as_stored(data, dtype).to(torch.float32)).all())
 
 
 def check_device(name: str) -> str:

@@ -8,14 +8,14 @@ before the file comes into the work tree.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from git_theta.core.assembly import Version
 from git_theta.core.chain import Bytes
 from git_theta.core.checkpoint import file_parts
-from git_theta.core.manifest import Chunk, Segment
+from git_theta.core.manifest import Chunk, Segment, Tensor
 from git_theta.core.skeleton import Skeleton
 from git_theta.repo.streams import open_regular, write_at
 
@@ -46,6 +46,25 @@ class Draft:
             self._forget(place + start, len(plain))
             self._put(place + start, plain.data)
             self._written[place + start] = digest
+
+    def old_places(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        """Where the file that goes should hold the chunks of some tensors, by digest."""
+        found: dict[str, int] = {}
+        for name in self._places.keys() & tensors.keys() if self._replaced is not None else ():
+            at = self._places[name]
+            for chunk in tensors[name].segment.chunks:
+                found[chunk.digest] = at
+                at += chunk.size
+        return found
+
+    def read_old(self, at: int, out: Bytes) -> bool:
+        """Read a part of the file that goes; says whether it was there."""
+        if self._replaced is None:
+            return False
+        try:
+            return os.preadv(self._replaced, [out.data], at) == len(out)
+        except OSError:
+            return False
 
     def finish(
         self, skeleton: Skeleton, segments: Sequence[Segment], read: Callable[[Chunk], Bytes]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from functools import cache
 
 # Names of glibc's parameters, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT, _SMALL = 64 << 20, 32 << 20
 
 
+@cache
 def keep_memory() -> None:
     """Have the C library keep what is freed in blocks of up to 32 MiB, for the next ones.
 

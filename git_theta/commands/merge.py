@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from git_theta.commands.versions import Blob, side, tree
 from git_theta.core import threeway
 from git_theta.core.recipe import Instructions
 from git_theta.core.sidecar import is_sidecar
-from git_theta.errors import MergeError, UsageError
+from git_theta.errors import MergeError, ThetaError, UsageError
 from git_theta.repo import keeping
 
 TRAILER = "Theta-Recipe"
@@ -125,7 +126,7 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
         return MERGED
     folded = history.fold(session.repo, head, branches)
     if folded.conflicts and given.rules and not options["dry_run"]:
-        warming.begin()
+        warming.begin_if(lambda: _computes_in_torch(given))
     return _carry_out(merge, folded, _jobs(merge, folded), options)
 
 
@@ -202,6 +203,13 @@ def _instructions(session: Session, options: Mapping[str, Any]) -> Instructions:
 
         given = instructions_of_commit(session, options["replay"])
     return instructions_of(options, session.settings.device, given)
+
+
+def _computes_in_torch(given: Instructions) -> bool:
+    with suppress(ThetaError):  # told of where the strategy is used
+        needs = [strategy_class(rule.strategy).needs for rule in given.rules]
+        return any(not need.arrays for need in needs)
+    return False
 
 
 def _may_fast_forward(merge: Merge) -> bool:

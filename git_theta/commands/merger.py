@@ -14,6 +14,7 @@ from git_theta import __version__
 from git_theta.commands import warming
 from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
+from git_theta.commands.memory import keep_memory
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
 from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
@@ -35,6 +36,7 @@ from git_theta.errors import MergeError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.journal import Journal
 from git_theta.repo.packs import PackWriter, Spot
+from git_theta.updates.library import one_thread
 
 if TYPE_CHECKING:
     from git_theta.commands.tasks import Context, Room, Task
@@ -164,7 +166,7 @@ class Merger:
             return
         from git_theta.commands.tasks import tasks
 
-        context = self._context()
+        context = self._context(steps)
         gathered: Mapping[int, Any] = {}
         if any(map(_surveys, steps)):
             from git_theta.commands import surveying
@@ -173,7 +175,8 @@ class Merger:
         parts = (
             task for step in steps for task in tasks(context, step, gathered.get(id(step.chosen)))
         )
-        self._do(parts, tools, context.room)
+        with one_thread():
+            self._do(parts, tools, context.room)
         self.outcome.read = self.source.read
 
     def _left(self, steps: list[Step]) -> list[Step]:
@@ -188,12 +191,14 @@ class Merger:
             return [step for step in steps if step.unit.name not in done]
         return steps
 
-    def _context(self) -> Context:
-        """What the tasks share; torch is on its way meanwhile."""
-        from git_theta.commands.tasks import Context
+    def _context(self, steps: Sequence[Step]) -> Context:
+        """What the tasks share; torch is on its way meanwhile, if it is needed."""
+        from git_theta.commands.tasks import Context, in_arrays
 
         device = self.instructions.device
-        warming.begin()
+        keep_memory()
+        if not all(in_arrays(device, step) for step in steps):
+            warming.begin()
         if device not in ("auto", "cpu"):
             warming.ready()
             from git_theta import compute
@@ -295,7 +300,9 @@ class Merger:
             return None
         plugin = self.session.plugins.formats(frame.format)
         version = self._version(self.models[0], plugin)
-        return Draft(self._wanted.draft, version, self._wanted.replaced)
+        draft = Draft(self._wanted.draft, version, self._wanted.replaced)
+        self.source.look_in(draft.read_old, draft.old_places(frame.tensors))
+        return draft
 
     def _finish_draft(self, assembled: Assembled) -> None:
         if self._draft is None or self.outcome.manifest is None:

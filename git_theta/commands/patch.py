@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from git_theta.commands.session import Session
 from git_theta.core.manifest import Manifest, parse
-from git_theta.core.patching import digest_of_parts, patches
+from git_theta.core.patching import Patch, digest_of_parts, patches
 from git_theta.errors import ManifestError
 from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
 from git_theta.repo.streams import write_at
 from git_theta.repo.temporary import umask
+
+# What is held in memory of all files that Git has not replaced yet, in bytes.
+_FORESEEN = 64 << 20
+# So much later, in nanoseconds, a change gives a file another time on any file system.
+_RACY = 2_000_000_000
+
+
+class Looks(NamedTuple):
+    """Which file it is, and when it was changed."""
+
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, handle: int) -> Looks:
+        """Of an open file."""
+        stat = os.fstat(handle)
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+class Foreseen(NamedTuple):
+    """The old file that was read, and the bytes that make the new one of it, by offset."""
+
+    looks: Looks
+    patches: list[tuple[int, bytes]]
+
+    @property
+    def size(self) -> int:
+        """Bytes held in memory."""
+        return sum(len(data) for _, data in self.patches)
 
 
 def write_by_patching(
@@ -54,34 +87,71 @@ def make_ahead(session: Session, path: str, text: bytes) -> None:
     if kept is None:
         return
     manifest = parse(text)
+    foreseen = session.foreseen.pop((path, text), None)
     with alone_with(kept.file) as handle:
-        if handle is None or not _patch(session, kept, manifest, handle):
+        if handle is None:
             return
-        digest = _proven(session, manifest, handle)
-        if digest is None:
-            return
-        if not manifest.digest:
-            session.catalog.keep_manifest(digest, text)
+        if foreseen is not None and foreseen.looks == Looks.of(handle):
+            _write(handle, foreseen.patches, manifest.size)
+        else:
+            found = _patches(session, kept, manifest, handle)
+            if found is None:
+                return
+            _write(handle, ((patch.offset, patch.data) for patch in found), manifest.size)
+            digest = _proven(session, manifest, handle)
+            if digest is None:
+                return
+            if not manifest.digest:
+                session.catalog.keep_manifest(digest, text)
         os.fchmod(handle, 0o666 & ~umask())
     session.ahead[path, text] = kept.file
 
 
-def _patch(session: Session, kept: Kept, manifest: Manifest, handle: int) -> bool:
+def foresee(session: Session, path: str, text: bytes, advance: Callable[[int], None]) -> None:
+    """Decode what a kept file lacks that Git has not replaced yet, and prove what it will be.
+
+    Only if it is little, which is held in memory, and the file was not changed just now: that a
+    file is still the one that was read here is known by its times.
+
+    Raises:
+        CorruptError: what is stored is not what the manifest names.
+        MissingError: an object is not here.
+    """
+    kept, manifest = find(session.settings.kept, path, names=2), parse(text)
+    if kept is None or not manifest.digest:
+        return
+    with kept.file.open("rb", buffering=0) as file:
+        looks, handle = Looks.of(file.fileno()), file.fileno()
+        if looks.changed > time.time_ns() - _RACY:
+            return
+        room = _FORESEEN - sum(one.size for one in session.foreseen.values())
+        laid = []
+        for patch in _patches(session, kept, manifest, handle) or ():
+            laid.append((patch.offset, bytes(patch.data)))
+            room -= len(patch.data)
+            if room < 0:
+                return
+        if digest_of_file(handle, manifest.size, laid, advance) == manifest.digest:
+            session.foreseen[path, text] = Foreseen(looks, laid)
+
+
+def _patches(
+    session: Session, kept: Kept, manifest: Manifest, handle: int
+) -> Iterator[Patch] | None:
     try:
         old = parse(kept.text)
     except ManifestError:
-        return False
+        return None
     if os.fstat(handle).st_size != old.size:
-        return False
-    found = patches(
-        old, manifest, session.store.lend, session.plugins, threads=session.settings.threads
-    )
-    if found is None:
-        return False
-    for patch in found:
-        write_at(handle, patch.data, patch.offset)
-    os.ftruncate(handle, manifest.size)
-    return True
+        return None
+    threads = session.settings.threads
+    return patches(old, manifest, session.store.lend, session.plugins, threads=threads)
+
+
+def _write(handle: int, laid: Iterable[tuple[int, bytes | memoryview]], size: int) -> None:
+    for offset, data in laid:
+        write_at(handle, memoryview(data), offset)
+    os.ftruncate(handle, size)
 
 
 def _proven(session: Session, manifest: Manifest, handle: int) -> str | None:

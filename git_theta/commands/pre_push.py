@@ -9,10 +9,15 @@ import click
 
 from git_theta.commands.push import upload
 from git_theta.commands.session import Session
-from git_theta.errors import ThetaError
+from git_theta.errors import ManifestError, ThetaError
 from git_theta.repo.closure import of_commits
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.neighbours import is_named
+
+_HALF = (
+    "nobody could check it out: add the file again and amend the commit; "
+    "git push --no-verify pushes it as it is"
+)
 
 
 @click.command(hidden=True)
@@ -30,9 +35,12 @@ def command(remote: str, url: str | None) -> None:
     session = Session()
     try:
         target, named = _target(session.repo, remote, url)
-        closure = of_commits(session.repo, tips, known=known, remote=named)
+        closure = of_commits(session.repo, tips, known=known, remote=named, newest_whole=True)
         if closure.objects:
             upload(session, target, closure)
+    except ManifestError as error:
+        error.hint = error.hint or _HALF
+        raise
     except ThetaError as error:
         error.hint = error.hint or "git push --no-verify leaves the objects behind"
         raise

@@ -19,6 +19,7 @@ from git_theta.repo.objects import Store
 from git_theta.settings import Settings
 
 if TYPE_CHECKING:
+    from git_theta.commands.patch import Foreseen
     from git_theta.core.checkpoint import Plugins
 
 
@@ -34,6 +35,8 @@ class Session:
         self.given: dict[str, tuple[str, bytes]] = {}
         # New versions made before Git asks for them, by path and manifest: where they lie.
         self.ahead: dict[tuple[str, bytes], Path] = {}
+        # What these lack of the old files that Git still has, by the same.
+        self.foreseen: dict[tuple[str, bytes], Foreseen] = {}
         limits.enforce(lambda: self.settings.limits)
 
     @cached_property

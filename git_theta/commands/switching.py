@@ -167,11 +167,11 @@ def _is_whole(verb: str, words: Sequence[str]) -> bool:
 
 
 def _make_ahead(session: Session, kept: _Kept, git: subprocess.Popen[bytes]) -> None:
-    """Make new versions while Git works; those of links only once Git let them go.
+    """Make new versions while Git works; what links lack is only written once Git let them go.
 
     What cannot be done now is done, or told of, when the files are written.
     """
-    from git_theta.commands.patch import make_ahead
+    from git_theta.commands.patch import foresee, make_ahead
     from git_theta.commands.pull import rebuild_ahead
 
     def going_on(_: int) -> None:
@@ -179,10 +179,12 @@ def _make_ahead(session: Session, kept: _Kept, git: subprocess.Popen[bytes]) -> 
             raise RefusedError("Git has refused")
 
     for path, text in kept.texts.items():
-        if text is None or path in kept.linked:
+        if text is None:
             continue
         with suppress(ThetaError, OSError):
-            if (session.repo.cwd / path).exists():
+            if path in kept.linked:
+                foresee(session, path, text, going_on)
+            elif (session.repo.cwd / path).exists():
                 make_ahead(session, path, text)
             else:
                 rebuild_ahead(session, path, text, place_for(kept.directory, path), going_on)

@@ -2,7 +2,8 @@
 
 Elementwise work goes chunk by chunk, so that what it holds is a chunk of each version. Whole
 tensors are merged one after another, several at once only while the memory that was allowed
-suffices. Nothing here imports torch: the first versions are read while it is still on its way.
+suffices. Nothing here imports torch: sums are made in numpy, and for all else the first versions
+are read while it is still on its way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from git_theta.commands import warming
 from git_theta.commands.reading import Source
+from git_theta.core import words
 from git_theta.core.chain import Bytes
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.manifest import CHUNK, Manifest, Tensor
@@ -86,8 +88,19 @@ def tasks(context: Context, step: Step, gathered: Any) -> Iterator[Task]:
             cost = (stop - start) * width * (len(step.unit.models) + 3)
             yield Task(step, start * width, cost, _slice_work(context, step, start, stop))
         return
-    cost = count * 4 * (len(step.unit.models) + 3)
+    if in_arrays(context.device, step):
+        cost = count * width * (len(step.unit.models) + 2)
+    else:
+        cost = count * 4 * (len(step.unit.models) + 3)
     yield Task(step, 0, cost, lambda: _whole_work(context, step, gathered))
+
+
+def in_arrays(device: str, step: Step) -> bool:
+    """Whether a step is done in numpy, without torch."""
+    if step.chosen is None or step.rows is not None or device not in ("auto", "cpu"):
+        return False
+    alike = {None if t is None else t.dtype for t in versions_of(step)} - {None} == {step.dtype}
+    return alike and step.dtype in words.FLOATS and step.chosen.strategy.needs.arrays
 
 
 def _elementwise(step: Step) -> bool:
@@ -99,6 +112,11 @@ def _slice_work(
 ) -> Callable[[], Iterator[Bytes]]:
     def work() -> Iterator[Bytes]:
         stored = read_versions(context, step, start, max(start, min(stop, common(step))))
+        if in_arrays(context.device, step):
+            from git_theta.commands import arrays
+
+            yield arrays.merge_slice(context, step, start, stop, stored)
+            return
         warming.ready()
         from git_theta.commands.computing import merge_slice
 
@@ -108,6 +126,10 @@ def _slice_work(
 
 
 def _whole_work(context: Context, step: Step, gathered: Any) -> Iterator[Bytes]:
+    if in_arrays(context.device, step):
+        from git_theta.commands import arrays
+
+        return arrays.merge_whole(context, step)
     warming.ready()
     from git_theta.commands.computing import merge_whole
 

@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 from git_theta.commands.memory import keep_memory
 
 _TURN = 1e-4
+
+
+def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
+    """Ask on another thread whether torch is wanted, which may import it already; then begin."""
+
+    def work() -> None:
+        with _importing():
+            asked = wanted()
+        if asked:
+            begin()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
 
 
 @cache
@@ -35,19 +52,23 @@ def ready() -> None:
 
 
 def _import() -> None:
-    """Import torch with its threads limited to one: work is spread over ours.
-
-    What a program imports stays, so to look for garbage among it is time lost, then and later.
-    """
+    """Import torch with its threads limited to one: work is spread over ours."""
     keep_memory()
-    collects, turn = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(_TURN)
-    try:
+    with _importing():
         from git_theta import compute
 
         compute.use_threads(1)
         gc.freeze()
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Let others in often, and do not look for garbage: what a program imports stays."""
+    collects, turn = gc.isenabled(), sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(_TURN)
+    try:
+        yield
     finally:
         sys.setswitchinterval(turn)
         if collects:

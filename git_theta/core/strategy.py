@@ -28,6 +28,12 @@ class Needs:
     `every` that it must be given tensors that only one side changed as well. `widens` asks for
     whole tensors in the dtype in which they are stored: the strategy widens them itself, block by
     block, which takes half the memory where they are stored in two bytes.
+
+    `arrays` says that torch is not needed on the CPU. A strategy of scope "element" is then given
+    numpy arrays there, of entries in any order; it uses operators that do the same, bit for bit,
+    to arrays and to torch tensors, and lets a NaN or an infinity among its inputs show in the
+    result. One of scope "tensor" is a sum of the models times factors, and has a method `factors`
+    that works these out from their inner products, a list of rows.
     """
 
     base: Literal["required", "optional", "unused"] = "unused"
@@ -39,6 +45,7 @@ class Needs:
     seeded: bool = False
     every: bool = False
     widens: bool = False
+    arrays: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from git_theta.core.strategy import Needs, Versions
 from git_theta.errors import MergeError
+from git_theta.merges.sums import combined, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ class Average:
 
     name: ClassVar[str] = "average"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = Needs(models=(1, None))
+    needs: ClassVar[Needs] = Needs(models=(1, None), arrays=True)
 
     weights: tuple[float, ...] = ()
     normalize: bool = True
@@ -36,8 +37,6 @@ class Average:
         total = sum(weights)
         if self.normalize and total == 0:
             raise MergeError("the weights add up to 0", hint="give others, or normalize=false")
-        from git_theta.merges.blocks import combined, mean  # torch, for who merges only
-
         if not self.normalize:
             return combined(models, list(weights))
         return mean(models, [weight / total for weight in weights])

@@ -95,31 +95,3 @@ def deltas(versions: Versions) -> list[Tensor]:
     """What each model changed: tensors of our own, which may be overwritten."""
     base = ancestor(versions)
     return [model - base for model in versions.models]
-
-
-def combined(tensors: tuple[Tensor, ...] | list[Tensor], factors: list[float]) -> Tensor:
-    """The sum of factor times tensor, in order, with one rounding for each step."""
-    total = tensors[0] * factors[0]
-    for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-        total += tensor * factor
-    return total
-
-
-def mean(tensors: tuple[Tensor, ...], parts: list[float]) -> Tensor:
-    """The weighted mean, for weights of sum 1: where all tensors are equal, exactly that number.
-
-    It is counted from the tensor of the greatest weight. A plain sum of products differs from what
-    is the same everywhere by its rounding: entries that no model changed would change. Half of the
-    sum of two is exact there, and has the same bits in either order.
-    """
-    if len(tensors) == 2 and parts[0] == parts[1] == 0.5:
-        return (tensors[0] + tensors[1]).mul_(0.5)
-    first = max(range(len(parts)), key=lambda index: abs(parts[index]))
-    total: Tensor | None = None
-    for index, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
-        if index == first:
-            continue
-        change = tensor - tensors[first]
-        change *= part
-        total = change if total is None else total.add_(change)
-    return tensors[first].clone() if total is None else total.add_(tensors[first])

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
 from git_theta.errors import MergeError
-from git_theta.merges.blocks import assembled, combined, slices
+from git_theta.merges.blocks import assembled, slices
 from git_theta.merges.inner import double
 from git_theta.merges.parameters import NOT_NEGATIVE, POSITIVE, check, choice, shares
+from git_theta.merges.sums import combined
 
 Sums = tuple[tuple[float, ...], int]
 """The sum of squares of each model's Fisher information, and of how many entries."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Gram = list[list[float]]
 STRAIGHT = 0.9995
@@ -15,18 +16,22 @@ STRAIGHT = 0.9995
 
 def double(tensor: Tensor) -> Tensor:
     """The tensor in float64, on the processor where its device has none."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def gram(parts: Iterable[Sequence[Tensor]]) -> Gram:
     """The inner products of vectors that come in blocks."""
+    return products([double(vector) for vector in vectors] for vectors in parts)
+
+
+def products(parts: Iterable[Sequence[Any]]) -> Gram:
+    """As `gram`, of vectors in float64, which may be numpy's."""
     total: Gram = []
-    for vectors in parts:
-        rows = [double(vector) for vector in vectors]
+    for rows in parts:
         total = total or [[0.0] * len(rows) for _ in rows]
         for i, row in enumerate(rows):
             for j in range(i + 1):
-                total[i][j] += float(torch.dot(row, rows[j]))
+                total[i][j] += float(row.dot(rows[j]))
                 total[j][i] = total[i][j]
     return total
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
-from git_theta.merges.blocks import ancestor, mean
+from git_theta.merges.blocks import ancestor
 from git_theta.merges.parameters import NOT_NEGATIVE, check, shares
+from git_theta.merges.sums import mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from git_theta.core.strategy import Versions
 from git_theta.errors import MergeError
-from git_theta.merges.blocks import ancestor, combined
+from git_theta.merges.blocks import ancestor
+from git_theta.merges.sums import combined
 
 
 def is_matrix(versions: Versions) -> bool:

@@ -15,13 +15,13 @@ from git_theta.merges.blocks import (
     ancestor,
     assembled,
     by_rows,
-    combined,
     deltas,
     row_length,
     slices,
 )
 from git_theta.merges.inner import cosine, double, gram
 from git_theta.merges.parameters import check
+from git_theta.merges.sums import combined
 
 
 def ratio(count: int, cos: float) -> float:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
 from git_theta.errors import MergeError
-from git_theta.merges.blocks import combined
 from git_theta.merges.fisher import present
 from git_theta.merges.parameters import NOT_NEGATIVE, UNIT, check, shares
+from git_theta.merges.sums import combined
 
 
 def square(gram: Tensor, size: int) -> Tensor:

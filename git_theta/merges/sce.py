@@ -12,11 +12,12 @@ from torch import Tensor
 
 from git_theta.core.strategy import Needs, Versions
 from git_theta.merges import selection
-from git_theta.merges.blocks import ancestor, assembled, combined, deltas, slices
+from git_theta.merges.blocks import ancestor, assembled, deltas, slices
 from git_theta.merges.elect import agreed
 from git_theta.merges.inner import double
 from git_theta.merges.parameters import SHARE, check
 from git_theta.merges.selection import Top
+from git_theta.merges.sums import combined
 
 
 def _variances(versions: Versions) -> Iterator[Tensor]:

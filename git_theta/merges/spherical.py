@@ -1,7 +1,8 @@
 """Strategies on spheres: sums of the models with factors that only their angles decide.
 
 So all of them take one look at the tensors for their inner products, in float64 and in blocks of
-fixed size, work out the factors from that small matrix, and add the models up.
+fixed size, work out the factors from that small matrix, and add the models up. Torch is imported
+only when it is used: some of them can do without it.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from git_theta.core.strategy import Needs, Versions
-from git_theta.merges.blocks import ancestor, assembled, combined, deltas, slices
 from git_theta.merges.inner import Gram, arc, gram
 from git_theta.merges.parameters import POSITIVE, UNIT, Bounds, check, per_model, shares
+from git_theta.merges.sums import combined
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def spread(versions: Versions, factors: Callable[[Gram], list[float]], *, turn: bool) -> Tensor:
     """The models (or, with `turn`, their task vectors) times factors that their angles give."""
+    from git_theta.merges.blocks import ancestor, assembled, deltas, slices
 
     def vectors(part: Versions) -> list[Tensor]:
         return deltas(part) if turn else list(part.models)
@@ -47,7 +50,9 @@ class Slerp:
 
     name: ClassVar[str] = "slerp"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = Needs(models=(2, 2), scope="tensor", ordered=True, widens=True)
+    needs: ClassVar[Needs] = Needs(
+        models=(2, 2), scope="tensor", ordered=True, widens=True, arrays=True
+    )
 
     t: float = 0.5
 
@@ -55,7 +60,11 @@ class Slerp:
         check(self, t=UNIT)
 
     def merge(self, versions: Versions) -> Tensor:
-        return spread(versions, lambda g: list(arc(self.t, g[0][0], g[0][1], g[1][1])), turn=False)
+        return spread(versions, self.factors, turn=False)
+
+    def factors(self, products: Gram) -> list[float]:
+        """What the models are multiplied by."""
+        return list(arc(self.t, products[0][0], products[0][1], products[1][1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +119,7 @@ class Karcher:
 
     name: ClassVar[str] = "karcher"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = Needs(models=(1, None), scope="tensor", widens=True)
+    needs: ClassVar[Needs] = Needs(models=(1, None), scope="tensor", widens=True, arrays=True)
 
     weights: tuple[float, ...] = ()
     max_iter: int = 10
@@ -120,10 +129,11 @@ class Karcher:
         check(self, max_iter=Bounds(1), tol=POSITIVE)
 
     def merge(self, versions: Versions) -> Tensor:
-        weights = shares("weights", self.weights, len(versions.models))
-        return spread(versions, lambda g: self._factors(g, weights), turn=False)
+        return spread(versions, self.factors, turn=False)
 
-    def _factors(self, products: Gram, weights: list[float]) -> list[float]:
+    def factors(self, products: Gram) -> list[float]:
+        """What the models are multiplied by."""
+        weights = shares("weights", self.weights, len(products))
         lengths = [math.sqrt(products[i][i]) for i in range(len(products))]
         whole = math.fsum(w for w, n in zip(weights, lengths, strict=True) if n)
         if abs(whole) < 1e-12:

@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from git_theta.core.manifest import MAGIC, VERSION, is_manifest, is_oid, parse
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
+from git_theta.repo.tracked import parse_at
 
 # No manifest is smaller or larger. Blobs up to `_SMALL` are read whole; of larger ones, which may
 # be models that were committed before they were tracked, only the first bytes are.
@@ -59,14 +60,32 @@ class Closure:
 
 
 def of_commits(
-    repo: Repo, tips: Sequence[str], *, known: Sequence[str] = (), remote: str | None = None
+    repo: Repo,
+    tips: Sequence[str],
+    *,
+    known: Sequence[str] = (),
+    remote: str | None = None,
+    newest_whole: bool = False,
 ) -> Closure:
     """What commits bring that neither `known` commits nor a remote's branches have.
+
+    Manifests are read as far as their objects are named; with `newest_whole` the newest of each
+    path is read to its end, to find one that nobody could check out.
 
     Raises:
         ManifestError: a manifest among them is damaged, or of a newer version.
     """
-    return _closure(manifests_among(repo, _listed(repo, tips, known, remote)))
+    manifests = manifests_among(repo, _listed(repo, tips, known, remote))
+    return _closure(_newest_read(manifests) if newest_whole else manifests)
+
+
+def _newest_read(manifests: Iterable[Found]) -> Iterator[Found]:
+    seen: set[str] = set()
+    for found in manifests:  # as Git lists them: newest first
+        if found.path not in seen:
+            parse_at(found.path, found.text)
+        seen.add(found.path)
+        yield found
 
 
 def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from blake3 import blake3
 
 from git_theta.repo import temporary
 
-_BLOCK = 8 << 20
+_BLOCK = 1 << 20  # still in a cache when it is digested
 _PREFIX = "kept-"
 _CLONE = 0x40049409  # FICLONE of linux/fs.h
 
@@ -83,14 +82,14 @@ def describe(directory: Path, path: str, text: bytes) -> None:
     place_for(directory, path).with_suffix(".manifest").write_bytes(text)
 
 
-def find(directory: Path | None, path: str) -> Kept | None:
-    """What was kept of a path."""
+def find(directory: Path | None, path: str, *, names: int = 1) -> Kept | None:
+    """What was kept of a path, if it has so many names: two until Git has replaced the file."""
     if directory is None:
         return None
     name = place_for(directory, path)
     try:
-        if name.stat().st_nlink != 1:
-            return None  # Git did not replace the file after all
+        if name.stat().st_nlink != names:
+            return None
         return Kept(name, name.with_suffix(".manifest").read_bytes())
     except OSError:
         return None
@@ -121,20 +120,24 @@ def alone_with(file: Path) -> Iterator[int | None]:
         os.close(handle)
 
 
-def digest_of_file(handle: int, size: int) -> str:
-    """BLAKE3 of the first `size` bytes of an open file."""
+def digest_of_file(
+    handle: int,
+    size: int,
+    over: Sequence[tuple[int, bytes]] = (),
+    advance: Callable[[int], None] = lambda _: None,
+) -> str:
+    """BLAKE3 of the first `size` bytes of an open file, with others laid over it in file order."""
     whole = blake3(max_threads=blake3.AUTO)
-    buffer, other = bytearray(min(size, _BLOCK)), bytearray(min(size, _BLOCK))
+    view = memoryview(bytearray(min(size, _BLOCK)))
     at = 0
-    with ThreadPoolExecutor(1) as pool:  # digests what was read while more is read
-        digesting: Future[object] | None = None
-        while at < size:
-            got = os.preadv(handle, [memoryview(buffer)[: min(_BLOCK, size - at)]], at)
-            if digesting is not None:
-                digesting.result()
+    for start, data in (*over, (size, b"")):
+        while at < start:
+            got = os.preadv(handle, [view[: start - at]], at)
             if not got:
-                break
-            digesting = pool.submit(whole.update, memoryview(buffer)[:got])
-            buffer, other = other, buffer
+                return whole.hexdigest()
+            whole.update(view[:got])
             at += got
+            advance(got)
+        whole.update(data)
+        at += len(data)
     return whole.hexdigest()

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from git_theta.core.manifest import Place
 from git_theta.core.payload import OBJECT_MAGIC, Buffer
 from git_theta.errors import ThetaError
-from git_theta.repo.objects import Store, store_failed, write_all
+from git_theta.repo.objects import Store, store_failed
+from git_theta.repo.streams import write_fully
 
 PACK = 32 << 20
 _SMALL = 64 << 10
@@ -83,7 +84,7 @@ class _Pack:
     def _put(self, buffer: Buffer) -> None:
         view = memoryview(buffer)
         try:
-            write_all(self._handle, [view])
+            write_fully(self._handle, view)
         except OSError as error:
             store_failed(error, "the object store cannot be written")
         self._sha.update(view)

@@ -256,9 +256,12 @@ def history(repo: Repo, rev: str) -> list[Commit]:
 
 
 def untracked_manifests(repo: Repo) -> Iterator[tuple[str, str]]:
-    """Staged manifests whose attributes do not give them to git-theta: (path, their filter)."""
-    ours = {entry.path for entry in staged_paths(repo)}
-    others = [e for e in repo.staged() if e.mode in _REGULAR and e.path not in ours]
+    """Staged manifests whose attributes do not give them to git-theta: (path, their filter).
+
+    Not those that attributes keep as the texts they are, with `-filter`.
+    """
+    meant = {entry.path for entry in (*staged_paths(repo), *repo.staged(":(top,attr:-filter)"))}
+    others = [e for e in repo.staged() if e.mode in _REGULAR and e.path not in meant]
     asked = "".join(f"{entry.oid}\n" for entry in others).encode()
     told = repo.git("cat-file", "--batch-check=%(objectsize)", stdin=asked).splitlines()
     for entry, size in zip(others, told, strict=True):

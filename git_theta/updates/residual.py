@@ -62,28 +62,37 @@ def whole_words(data: Bytes, word: int) -> Words:
 
 def fold(new: Words, reference: Words, out: Words) -> Words:
     """Differences modulo 2^n, folded: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
-    bits = 8 * out.dtype.itemsize - 1
-    signed = np.dtype(f"<i{out.dtype.itemsize}")
     for start in range(0, len(out), _TILE):
         part = out[start : start + _TILE]
-        sign = _scratch.spare[: part.nbytes].view(part.dtype)
         np.subtract(new[start : start + _TILE], reference[start : start + _TILE], out=part)
-        np.right_shift(part.view(signed), bits, out=sign.view(signed))
-        np.left_shift(part, 1, out=part)
-        np.bitwise_xor(part, sign, out=part)
+        _fold(part)
     return out
+
+
+def _fold(part: Words) -> None:
+    """Fold up to `_TILE` differences where they are."""
+    signed = np.dtype(f"<i{part.dtype.itemsize}")
+    sign = _scratch.spare[: part.nbytes].view(part.dtype)
+    np.right_shift(part.view(signed), 8 * part.dtype.itemsize - 1, out=sign.view(signed))
+    np.left_shift(part, 1, out=part)
+    np.bitwise_xor(part, sign, out=part)
 
 
 def unfold(folded: Words, reference: Words, out: Words) -> None:
     """Undo `fold`; `folded` is used up, `out` may be `reference`."""
     for start in range(0, len(out), _TILE):
         part = folded[start : start + _TILE]
-        sign = _scratch.spare[: part.nbytes].view(part.dtype)
-        np.bitwise_and(part, 1, out=sign)
-        np.negative(sign, out=sign)
-        np.right_shift(part, 1, out=part)
-        np.bitwise_xor(part, sign, out=part)
+        _unfold(part)
         np.add(part, reference[start : start + _TILE], out=out[start : start + _TILE])
+
+
+def _unfold(part: Words) -> None:
+    """Undo `_fold`."""
+    sign = _scratch.spare[: part.nbytes].view(part.dtype)
+    np.bitwise_and(part, 1, out=sign)
+    np.negative(sign, out=sign)
+    np.right_shift(part, 1, out=part)
+    np.bitwise_xor(part, sign, out=part)
 
 
 def bits(new: Words, near: Words) -> float:
@@ -260,22 +269,28 @@ def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
     frames: list[bytes] = []
     for start in range(0, len(words), BLOCK):
         part, other = words[start : start + BLOCK], others[start : start + BLOCK]
-        folded = fold(part, other, _scratch.folded[: part.nbytes].view(part.dtype))
-        changed = np.not_equal(folded, 0, out=_scratch.changed[: len(part)])
+        changed = _scratch.changed[: len(part)]
+        values = _gathered(part, other, changed)
         frames.append(bytes(squeeze(np.packbits(changed).data, _scratch.compressor)))
-        frames += planes.encode_words(_gathered(folded, changed))
+        frames += planes.encode_words(values)
     return frames + _tail(new, word)
 
 
-def _gathered(folded: Words, changed: npt.NDArray[np.bool_]) -> Words:
-    """The words that changed, moved to the front; tile by tile, so that all of it is in cache."""
-    count = 0
-    for start in range(0, len(folded), _TILE):
-        places = np.flatnonzero(changed[start : start + _TILE])
-        found = folded[start : start + _TILE][places]
-        folded[count : count + len(found)] = found
-        count += len(found)
-    return folded[:count]
+def _gathered(new: Words, reference: Words, changed: npt.NDArray[np.bool_]) -> Words:
+    """The folded differences of the words that changed; fills `changed` with which those are.
+
+    It goes tile by tile, so that all of it is in cache.
+    """
+    found, count = _scratch.folded[: new.nbytes].view(new.dtype), 0
+    for start in range(0, len(new), _TILE):
+        tile = _scratch.tile[: new[start : start + _TILE].nbytes].view(new.dtype)
+        np.subtract(new[start : start + _TILE], reference[start : start + _TILE], out=tile)
+        where = np.not_equal(tile, 0, out=changed[start : start + _TILE])
+        values = np.take(tile, np.flatnonzero(where), mode="clip")
+        _fold(values)
+        found[count : count + len(values)] = values
+        count += len(values)
+    return found[:count]
 
 
 def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
@@ -368,8 +383,10 @@ def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -
             places = np.flatnonzero(bits[low : low + _TILE])
             tile = _scratch.tile[: part[low : low + _TILE].nbytes].view(part.dtype)
             tile.fill(0)
-            tile[places] = values[at : at + len(places)]
-            unfold(tile, other[low : low + _TILE], part[low : low + _TILE])
+            found = values[at : at + len(places)]
+            _unfold(found)
+            tile[places] = found
+            np.add(tile, other[low : low + _TILE], out=part[low : low + _TILE])
             at += len(places)
 
 

@@ -122,6 +122,10 @@ def test_attributes_that_are_overridden(repo: Sandbox):
     told = "\n".join(finding["message"] for finding in found)
     assert "*.safetensors is overridden: filter is lfs" in told
     assert "m.safetensors is a manifest, but its filter is lfs" in told
+    attributes.write_text("*.safetensors -filter\n")
+    assert "attributes" not in faults(repo)  # somebody keeps the text, and says so
+    attributes.write_text("*.safetensors text\n")
+    assert "its filter is unset" in faults(repo)["attributes"]
     attributes.write_text(ours + "*.safetensors text\n")
     assert "text=set" in faults(repo, "warning")["attributes"]
 

@@ -14,7 +14,12 @@ import pytest
 
 import benchmarks.reflinks
 import benchmarks.sandbox
+from git_theta.commands.patch import foresee, make_ahead
+from git_theta.commands.session import Session
 from git_theta.core.manifest import is_manifest
+from git_theta.repo import keeping
+from git_theta.repo.gitrepo import Repo
+from git_theta.settings import KEPT
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -117,6 +122,37 @@ def test_an_old_file_that_was_altered_unseen_is_not_built_on(two):
     repo.git("config", "core.trustctime", "false")
     repo.theta("switch", "-q", "one")
     assert path.read_bytes() == versions[0]
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_what_was_foreseen_is_for_the_file_that_was_read(two, altered, monkeypatch):
+    repo, versions = two
+    path, kept = repo.work / NAME, repo.root / "kept"
+    kept.mkdir()
+    monkeypatch.setenv(KEPT, str(kept))
+    text = repo.git("cat-file", "blob", f"one:{NAME}").encode()
+    keeping.describe(kept, NAME, repo.git("cat-file", "blob", f"main:{NAME}").encode())
+    old = keeping.place_for(kept, NAME)
+    old.hardlink_to(path)
+    session = Session(Repo.find(repo.work))
+    make_ahead(session, NAME, text)
+    assert not session.ahead  # Git still has the file
+    foresee(session, NAME, text, lambda _: None)
+    assert session.foreseen
+    path.unlink()
+    if altered:
+        with old.open("r+b") as file:
+            file.seek(-5, os.SEEK_END)
+            file.write(b"12345")
+    else:  # all that is needed was read
+        (repo.work / ".git/theta/lfs.git").rename(repo.root / "away")
+    make_ahead(session, NAME, text)
+    session.close()
+    assert not session.foreseen
+    if altered:
+        assert not session.ahead
+    else:
+        assert session.ahead[NAME, text].read_bytes() == versions[0]
 
 
 def test_what_git_refuses_stays_as_it_is_and_known(two):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from git_theta.commands import reading
 from git_theta.commands.merging import Outcome, Side, merge_manifests
 from git_theta.commands.patch import write_by_patching
 from git_theta.commands.session import Session
 from git_theta.commands.sides import Wanted
+from git_theta.core import chain
+from git_theta.core.manifest import Chunk
 from git_theta.core.recipe import Instructions, Rule
 from git_theta.repo import keeping
 from git_theta.repo.gitrepo import Repo
@@ -61,6 +65,39 @@ def test_it_is_the_merged_file(bench: Bench):
     assert outcome.manifest is not None
     assert outcome.draft is None
     assert not place.exists()
+
+
+def test_our_side_is_read_from_the_old_file_where_that_has_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    random = torch.Generator().manual_seed(0)
+    versions = [{name: torch.randn(30, 40, generator=random) for name in "abc"} for _ in range(3)]
+    base, ours, theirs = map(bench.model, versions, ("base", "ours", "theirs"))
+    right = bench.file(ours.manifest)
+    wrong = bytearray(right)
+    wrong[len(wrong) // 2] ^= 1
+    decoded: list[str] = []
+    real = chain.decode_chunk
+
+    def watched(chunk: Chunk, *rest: Any) -> Any:
+        decoded.append(chunk.digest)
+        return real(chunk, *rest)
+
+    monkeypatch.setattr(reading, "decode_chunk", watched)
+    old, place = bench.root.parent / "old", bench.root.parent / "draft"
+    own = {tensor.segment.digest for tensor in ours.manifest.tensors.values()}
+    texts = set()
+    for held, all_there in ((right, True), (bytes(wrong), False), (right[:100], False)):
+        decoded.clear()
+        old.write_bytes(held)
+        wanted = Wanted(draft=place, replaced=old)
+        outcome = merge_manifests(bench.session, base, [ours, theirs], AVERAGE, wanted)
+        assert own.isdisjoint(decoded) == all_there
+        assert place.read_bytes() == bench.file(outcome.manifest)
+        assert old.read_bytes() == held
+        texts.add(outcome.text)
+        place.unlink()
+    assert len(texts) == 1
 
 
 def test_it_is_used_only_if_every_part_is_right(bench: Bench, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from git_theta import registry
-from git_theta.commands import computing, merger
+from git_theta.commands import arrays, merger
 from git_theta.commands.reading import Source
 from git_theta.core.manifest import parse
 from git_theta.core.recipe import Rule, load
@@ -220,13 +220,13 @@ def test_an_interrupted_merge_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPa
     journals = bench.session.repo.common_dir / "theta" / "merges"
     assert len(list(journals.iterdir())) == 1
     computed: list[str] = []
-    slices = computing.merge_slice
+    slices = arrays.merge_slice
 
     def watched(context: Any, step: Any, *rest: Any) -> Any:
         computed.append(step.unit.name)
         return slices(context, step, *rest)
 
-    monkeypatch.setattr(computing, "merge_slice", watched)
+    monkeypatch.setattr(arrays, "merge_slice", watched)
     found, outcome = merged(bench, base, ours, theirs)
     assert same(found, {name: w * 3 for name, w in base.items()})
     assert sorted(computed) == ["w4", "w5"]
@@ -254,7 +254,7 @@ def test_neither_order_nor_slices_change_a_bit(bench: Bench, data: Any, dtype: A
     wanted = ((ours["w"].to(wide) + theirs["w"].to(wide)) / 2).to(dtype)
     assert same(found, {"w": wanted})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(computing, "BLOCK", block)
+        patch.setattr(arrays, "BLOCK", block)
         sliced, _ = merged(bench, base, ours, theirs, device="cpu")
     assert same(sliced, found)
 

@@ -141,6 +141,7 @@ def test_hunks_that_git_compares_without_us(alice: Scene):
     alice.files(second)
     alice.git("commit", "-q", "-m", "half of it")
     alice.files(second)
+    assert "nobody could check it out" in alice.run("git", "push", "origin", "HEAD", code=1).stderr
     assert SAFE in alice.theta("fsck", code=5).stdout
     (alice.work / SAFE).unlink()
     refused = alice.run("git", "checkout", "--", SAFE, code=128).stderr
@@ -149,6 +150,7 @@ def test_hunks_that_git_compares_without_us(alice: Scene):
     alice.files(second)
     alice.git("commit", "-q", "--amend", "--allow-empty", "-m", "whole")
     alice.at(second)
+    alice.git("push", "-q", "origin", "HEAD")
     refused = answer("checkout", "-p", "HEAD~2", "--", SAFE)
     assert "take it whole from a commit that has it" in refused
     alice.git("checkout", "HEAD", "--", SAFE)
