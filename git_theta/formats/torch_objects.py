@@ -306,7 +306,9 @@ def _sizes(values: Any) -> tuple[int, ...]:
     if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS:
         raise FormatError("a tensor has no usable shape or strides")
     if any(type(number) is not int or not 0 <= number <= MAX_LENGTH for number in values):
-        raise FormatError(f"a tensor has the sizes {[str(number)[:20] for number in values][:8]}")
+        # What else may be in there can be without end.
+        told = [str(n)[:20] if type(n) is int else type(n).__name__ for n in values[:8]]
+        raise FormatError(f"a tensor has the sizes {told}")
     return tuple(values)
 
 

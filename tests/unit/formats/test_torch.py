@@ -134,6 +134,15 @@ def test_storages_are_told_apart_without_a_pickle_that_is_understood() -> None:
     assert {s.word for s in layout.segments} == {1}
 
 
+def test_a_shape_that_nobody_can_write_down() -> None:
+    deep = b"]" * 5000 + b"a" * 4999
+    program = many_tensors(1).replace(b"K\x00K\x01\x85", b"K\x00" + deep + b"\x85")
+    assert program != many_tensors(1)
+    layout = locate(rezip(NESTED, change={"data.pkl": program}))
+    assert layout.tensors == ()
+    assert [s.size for s in layout.segments] == [s.size for s in locate(NESTED).segments]
+
+
 def test_big_endian_storages_have_words_but_no_tensors() -> None:
     layout = locate(rezip(NESTED, change={"byteorder": b"big"}))
     assert layout.tensors == ()
