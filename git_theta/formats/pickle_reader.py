@@ -53,7 +53,7 @@ def perform(machine: Machine, part: Callable[[Machine], Any]) -> Any:
     """
     try:
         return part(machine)
-    except (IndexError, UnicodeError, ValueError, struct.error) as error:
+    except (IndexError, UnicodeError, ValueError, RecursionError, struct.error) as error:
         raise FormatError(f"malformed pickle near byte {machine.pos}: {error}") from None
 
 
