@@ -24,7 +24,7 @@ from git_theta.errors import (
     PluginError,
     RefusedError,
 )
-from git_theta.repo.reuse import MAX_MANIFEST, Before
+from git_theta.repo.candidates import MAX_MANIFEST, Before
 from git_theta.repo.streams import (
     ComparedStream,
     FileReader,

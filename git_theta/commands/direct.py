@@ -9,6 +9,8 @@ That is done only for commands known to end then, with no hook of their own stil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from git_theta.commands.session import Session, say
@@ -53,7 +55,12 @@ class DirectFiles:
         if not command or command[0] not in _ENDING or not may_delay():
             return False
         hook = _ENDING[command[0]]
-        return not hook or not (directory(self._session.repo) / hook).exists()
+        return not hook or not (self._hooks / hook).exists()
+
+    @cached_property
+    def _hooks(self) -> Path:
+        """Where Git looks for hooks: asked once, however many files there are."""
+        return directory(self._session.repo)
 
     def finish(self) -> None:
         """Write the files, if they still are the manifests that were left."""

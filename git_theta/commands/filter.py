@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from git_theta.core.manifest import MAX_TEXT, is_manifest, parse
 from git_theta.errors import ManifestError, PluginError
 from git_theta.repo.caller import (
+    asks_status,
     chooses_hunks,
     is_coloured,
     is_diffing,
@@ -56,7 +57,6 @@ class FilterHandlers:
         return Smudger(self.session, DirectFiles(self.session))
 
     def clean(self, path: str, content: Incoming) -> bytes:
-        from git_theta.commands.clean import clean
         from git_theta.commands.progress import progress
 
         found = self._staged_whole(path, content) if chooses_hunks() else None
@@ -67,6 +67,16 @@ class FilterHandlers:
                 found = answer(self.session, path, CountedStream(content, advance))
         if found is not None:
             return found
+        if asks_status():
+            from git_theta.commands.touched import clean
+
+            return clean(self.session, path, content, lambda left: self._store(path, left))
+        return self._store(path, content)
+
+    def _store(self, path: str, content: Incoming) -> bytes:
+        from git_theta.commands.clean import clean
+        from git_theta.commands.progress import progress
+
         self._cleaned = True
         with progress(self._size(path), f"storing {path}") as advance:
             return clean(self.session, path, CountedStream(content, advance))
@@ -74,7 +84,7 @@ class FilterHandlers:
     def _staged_whole(self, path: str, content: Incoming) -> bytes | None:
         """What is staged already: hunks of a manifest, chosen one by one, would be no manifest."""
         from git_theta.commands.session import say
-        from git_theta.repo.reuse import Candidates
+        from git_theta.repo.candidates import Candidates
 
         staged = next(Candidates(self.session.repo).of_path(path), None)
         if staged is not None:
@@ -163,7 +173,8 @@ def filter_process() -> int:
     """Serve Git until it closes the pipe."""
     gc.set_threshold(100_000, 50, 100)  # many records, few cycles: looking for those costs more
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
-    if not is_diffing() and written_later() is None:  # to hand over manifests takes nothing more
+    # To hand over manifests, or to see that nothing changed, takes nothing more.
+    if not is_diffing() and not asks_status() and written_later() is None:
         threading.Thread(target=_load_ahead, daemon=True).start()
     handshake(reader, writer)
     handlers = FilterHandlers()

@@ -17,8 +17,9 @@ from git_theta.core.manifest import Chunk
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError
+from git_theta.repo.candidates import Candidates
 from git_theta.repo.packs import PackWriter, Spot
-from git_theta.repo.reuse import Candidates, Reuse
+from git_theta.repo.reuse import Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10

@@ -19,6 +19,7 @@ from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import CorruptError, MissingError, ThetaError
 from git_theta.repo import remotes
+from git_theta.repo.candidates import MAX_MANIFEST, Before
 from git_theta.repo.closure import begins_as_manifest, objects_of
 from git_theta.repo.gitrepo import GitError
 from git_theta.repo.pointers import (
@@ -29,7 +30,6 @@ from git_theta.repo.pointers import (
     read_pointer,
     sha256_of,
 )
-from git_theta.repo.reuse import MAX_MANIFEST, Before
 from git_theta.repo.rewrite import FileEntry, History
 from git_theta.repo.streams import STREAMING, FileStream, blob_into, write_fully
 

@@ -10,8 +10,8 @@ from git_theta.commands.migrate_blobs import Converter, Place, Version
 from git_theta.commands.migrate_lines import Lines, Tree
 from git_theta.errors import CorruptError, RefusedError
 from git_theta.repo.attributes import FILE
+from git_theta.repo.candidates import MAX_MANIFEST
 from git_theta.repo.gitrepo import Repo, run_git
-from git_theta.repo.reuse import MAX_MANIFEST
 from git_theta.repo.rewrite import (
     TREE,
     FileEntry,

@@ -22,7 +22,7 @@ from git_theta.core.compact import with_objects
 from git_theta.core.identity import same_content
 from git_theta.core.manifest import Chunk, Manifest, dump, is_manifest, parse
 from git_theta.errors import ManifestError, ThetaError
-from git_theta.repo.reuse import Candidates
+from git_theta.repo.candidates import Candidates
 from git_theta.repo.streams import Incoming, open_regular
 
 _SETTLED = 0.1

@@ -22,7 +22,7 @@ from git_theta.errors import (
     shell_word,
 )
 from git_theta.repo.caller import may_delay
-from git_theta.repo.reuse import MAX_MANIFEST
+from git_theta.repo.candidates import MAX_MANIFEST
 from git_theta.repo.streams import Incoming, spool
 
 _BLOCK = 8 << 20

@@ -24,9 +24,10 @@ from git_theta.core.manifest import Chunk, Manifest, check_limits, dump, parse
 from git_theta.core.relatives import Lender, Relatives, Where
 from git_theta.core.sketch import Summary
 from git_theta.errors import PluginError, ThetaError, UsageError
+from git_theta.repo.candidates import MAX_MANIFEST, Before, Candidates
 from git_theta.repo.collect import blob_id
 from git_theta.repo.packs import PackWriter, Spot
-from git_theta.repo.reuse import MAX_MANIFEST, Before, Candidates, Reuse
+from git_theta.repo.reuse import Reuse
 
 # What a base costs in a manifest and in a header is more than can be saved on fewer bytes.
 _WORTH_A_BASE = 1 << 10

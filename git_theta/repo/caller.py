@@ -111,6 +111,11 @@ def is_diffing() -> bool:
     return bool(command) and command[0] in _DIFFING
 
 
+def asks_status() -> bool:
+    """Whether Git only wants to know if files have changed; most often they have not."""
+    return git_command()[:1] == ("status",)
+
+
 def writes_files() -> bool:
     """Whether Git is most likely to ask for files to be restored, and not for files to be read."""
     return git_command()[:1] in (("checkout",), ("switch",), ("restore",), ("clone",), ("reset",))

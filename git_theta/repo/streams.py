@@ -10,12 +10,15 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from git_theta.errors import RefusedError
+
 # Git then streams what is larger, and maps no more of a pack at once.
 STREAMING = (
     *("git", "-c", "core.bigFileThreshold=32m"),
     *("-c", "core.packedGitWindowSize=8m", "-c", "core.packedGitLimit=32m"),
 )
 _BLOCK = 1 << 20
+_LOOK = 4 << 20
 # For what one call writes, Linux takes memory in pieces as large as it has them. Small ones are
 # those that were given back last; larger ones a virtual machine may have to ask its host for, which
 # took half of the processor time of writing a large file.
@@ -168,12 +171,88 @@ class ComparedStream:
     def _same(self, view: memoryview) -> bool:
         for start in range(0, len(view), _BLOCK):
             part = view[start : start + _BLOCK]
-            check = memoryview(self._check)[: len(part)]
-            if os.preadv(self.file.handle, [check], self.equal + start) != len(part):
-                return False
-            if bytes(check) != bytes(part):
+            if not is_there(self.file.handle, self.equal + start, part, self._check):
                 return False
         return True
+
+
+def is_there(handle: int, offset: int, part: memoryview, room: bytearray) -> bool:
+    """Whether a file has these bytes at a place; `room` has space for them."""
+    check = memoryview(room)[: len(part)]
+    if os.preadv(handle, [check], offset) != len(part):
+        return False
+    # A comparison of bytearrays is one of memory; that of views goes item by item.
+    return (room if len(check) == len(room) else bytearray(check)) == part
+
+
+class SeenStream:
+    """A stream that may be looked through to its end, and read all the same.
+
+    What was seen is not kept: it is read again from the work-tree file that it was compared with,
+    and must then have the same digest.
+    """
+
+    file: None = None
+
+    def __init__(self, stream: Incoming, handle: int) -> None:
+        self._stream = stream
+        self._handle = handle
+        self._seen = blake3()
+        self._again = blake3()
+        self._equal = 0
+        self._at = 0
+        self._tail = b""
+
+    def look(self) -> str | None:
+        """The digest of the whole stream, or None where it is not the file."""
+        buffer, room = bytearray(_LOOK), bytearray(_LOOK)
+        while got := self._stream.readinto(memoryview(buffer)):
+            part = memoryview(buffer)[:got]
+            if not is_there(self._handle, self._equal, part, room):
+                self._tail = bytes(part)
+                return None
+            self._seen.update(part)
+            self._equal += got
+        return self._seen.hexdigest()
+
+    def head(self, size: int) -> bytes:
+        """The next bytes, up to `size`, without consuming them."""
+        found = os.pread(self._handle, max(0, min(size, self._equal - self._at)), self._at)
+        if self._at + len(found) == self._equal and len(found) < size:
+            found += self._tail[: size - len(found)]
+            found += self._stream.head(size - len(found))
+        return found[:size]
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view; fewer bytes only at the end.
+
+        Raises:
+            RefusedError: the file is no longer what was seen.
+        """
+        done = 0
+        while done < len(view) and self._at < self._equal:
+            done += self._reread(view[done : done + self._equal - self._at])
+        part = self._tail[: len(view) - done]
+        view[done : done + len(part)] = part
+        self._tail = self._tail[len(part) :]
+        done += len(part)
+        return done + self._stream.readinto(view[done:]) if done < len(view) else done
+
+    def _reread(self, view: memoryview) -> int:
+        got = os.preadv(self._handle, [view], self._at)
+        self._again.update(view[:got])
+        self._at += got
+        ended = self._at == self._equal
+        if not got or (ended and self._again.digest() != self._seen.digest()):
+            raise RefusedError(
+                "the file changed while it was being read", hint="run the command again"
+            )
+        return got
+
+    def drain(self) -> None:
+        """Forget the rest."""
+        self._at, self._tail = self._equal, b""
+        self._stream.drain()
 
 
 def spool(stream: Incoming, handle: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -453,3 +454,21 @@ def test_touch_costs_no_bytes(repo: Sandbox):
         stamp(repo.work / name)
     assert repo.git("status", "--porcelain") == ""
     assert snapshot(repo) == before
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_status_of_a_touched_file(repo: Sandbox, changed: bool):
+    data = bytearray(model(repo.work / NAME, large(count=2)))
+    repo.commit()
+    if changed:
+        data[-3] ^= 1
+    (repo.work / NAME).write_bytes(data)
+    os.utime(repo.work / NAME, (1, 1))
+    before = repo.objects()
+    assert repo.git("status", "--porcelain") == (f" M {NAME}\n" if changed else "")
+    assert changed or repo.objects() == before
+    repo.git("commit", "-qam", "again", "--allow-empty")
+    assert repo.git("status", "--porcelain") == ""
+    (repo.work / NAME).unlink()
+    repo.git("checkout", "--", NAME)
+    assert (repo.work / NAME).read_bytes() == data
