@@ -243,13 +243,13 @@ class Merger:
                 ):
                     spent -= self._land(waiting, tools, room)
                 spent += task.cost
-                waiting.append((task, pool.submit(self._work, task, tools)))
+                waiting.append((task, pool.submit(self._work, task, tools, room)))
             while waiting:
                 self._land(waiting, tools, room)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _work(self, task: Task, tools: Tools[Spot]) -> list[Fresh]:
+    def _work(self, task: Task, tools: Tools[Spot], room: Room) -> list[Fresh]:
         step, made, at = task.step, [], task.start
         size = nbytes(step.dtype, step.shape) or 0
         tensor = new.Tensor(name=step.unit.name, dtype=step.dtype, shape=step.shape, size=size)
@@ -258,8 +258,11 @@ class Merger:
                 fresh = new.encode(tools, tensor, plain, at)
                 if self._draft is not None:
                     self._draft.write(step.unit.names, at, plain, fresh.digest)
-                made.append(fresh)
                 at += len(plain)
+                if len(plain) == size:  # nobody looks at it again
+                    room.give(plain)
+                    fresh = replace(fresh, plain=None)
+                made.append(fresh)
         finally:
             self.source.let_go()
         return made
@@ -281,7 +284,8 @@ class Merger:
         for fresh in made:
             pending.append(fresh)
         for fresh in made:
-            room.give(fresh.plain)
+            if fresh.plain is not None:
+                room.give(fresh.plain)
         if pending.size == size:
             self.whole.append(name)
             self._note_down(ended=False)

@@ -24,9 +24,13 @@ from git_theta.core.relatives import Where
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A chunk encoded, not yet in a pack, or one that is `known` to be stored already."""
+    """A chunk encoded, not yet in a pack, or one that is `known` to be stored already.
 
-    plain: Bytes
+    `plain` is None where it is not needed any more: for the only chunk of a segment.
+    """
+
+    plain: Bytes | None
+    size: int
     digest: str
     outcome: Outcome | None = None
     summary: list[Buffer] | None = None
@@ -57,11 +61,13 @@ class Pending(Generic[Spot]):
 
     def append(self, fresh: Fresh) -> None:
         """Add the next chunk."""
-        if len(fresh.plain) == self._expected:
+        if fresh.size == self._expected:
             self._digest = fresh.digest  # a segment of one chunk is known by the same digest
-        else:
+        elif fresh.plain is not None:
             self._hasher.update(fresh.plain.data)
-        self.size += len(fresh.plain)
+        else:
+            raise ValueError("the bytes of a part of a segment are gone")
+        self.size += fresh.size
         if fresh.known is not None:
             self._parts.append(fresh.known)
         elif fresh.outcome is not None:
@@ -70,7 +76,7 @@ class Pending(Generic[Spot]):
             if fresh.summary is not None:
                 summary = self._tools.summaries.append(fresh.summary)
             bare = Outcome([], fresh.outcome.kind, fresh.outcome.base)
-            self._parts.append(_Stored(fresh.digest, len(fresh.plain), bare, spot, summary))
+            self._parts.append(_Stored(fresh.digest, fresh.size, bare, spot, summary))
 
     def segment(self, *, summaries: bool = True) -> Segment:
         """The segment, once the packs are finished (without summaries: the pack of the data)."""
@@ -103,7 +109,7 @@ def encode(tools: Tools[Spot], tensor: Tensor, plain: Bytes, start: int) -> Fres
     digest = digest_of(plain)
     known = tools.known(digest)
     if known is not None and known.size == len(plain):
-        return Fresh(plain, digest, known=known)
+        return Fresh(plain, len(plain), digest, known=known)
     new = Slice(
         data=plain,
         cut=planes.grain(tensor.dtype),
@@ -116,7 +122,7 @@ def encode(tools: Tools[Spot], tensor: Tensor, plain: Bytes, start: int) -> Fres
         outcome = dense_record(tools.update, new, digest)
     else:
         outcome = tools.store(new, digest, Where(tensor.name, tensor.size, start), summary)
-    return Fresh(plain, digest, outcome, packed_summary(summary))
+    return Fresh(plain, len(plain), digest, outcome, packed_summary(summary))
 
 
 def store_bytes(tools: Tools[Spot], parts: Sequence[Bytes]) -> Pending[Spot]:
@@ -126,8 +132,8 @@ def store_bytes(tools: Tools[Spot], parts: Sequence[Bytes]) -> Pending[Spot]:
         digest = digest_of(part)
         known = tools.known(digest)
         if known is not None and known.size == len(part):
-            pending.append(Fresh(part, digest, known=known))
+            pending.append(Fresh(part, len(part), digest, known=known))
         else:
             new = Slice(data=part, cut=planes.Grain())
-            pending.append(Fresh(part, digest, dense_record(tools.update, new, digest)))
+            pending.append(Fresh(part, len(part), digest, dense_record(tools.update, new, digest)))
     return pending
