@@ -136,7 +136,14 @@ def _listen(data: bytes, start: int) -> tuple[dict[Global, None], int, str]:
     machine = _Listener(data, start)
     try:
         run(machine)
-    except (FormatError, IndexError, UnicodeError, ValueError, LookupError, RecursionError) as error:
+    except (
+        FormatError,
+        IndexError,
+        UnicodeError,
+        ValueError,
+        LookupError,
+        RecursionError,
+    ) as error:
         return machine.named, machine.pos, str(error) or type(error).__name__
     return machine.named, machine.pos, ""
 
