@@ -332,7 +332,8 @@ def test_cut_off_at_any_moment(repo: Sandbox, how: Callable[[subprocess.Popen[st
                 how(adding)
             _, said = adding.communicate(timeout=30)
         assert "bug" not in said
-        assert "Traceback" not in said
+        # Python itself says so where it is cut off before it comes to us, on a slow machine.
+        assert "Traceback" not in said or "<frozen site>" in said
         deadline = time.monotonic() + 10
         while (repo.work / ".git" / "index.lock").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
