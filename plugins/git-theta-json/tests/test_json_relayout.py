@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,15 @@ def others(value: Any, path: tuple[str, ...], names: set[str]) -> dict[tuple[str
     return found
 
 
+def spelled(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The name of every place."""
+    yield ".".join(path)
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from spelled(item, (*path, str(key)))
+
+
 @LAW
 @given(
     document=st.dictionaries(st.sampled_from("abcd"), DOCUMENTS, max_size=4),
@@ -107,6 +117,8 @@ def others(value: Any, path: tuple[str, ...], names: set[str]) -> dict[tuple[str
     data=st.data(),
 )
 def test_whatever_is_laid_out_anew(document: Any, options: Any, data: st.DataObject) -> None:
+    places = list(spelled(document))
+    assume(len(set(places)) == len(places))  # where two are spelled alike, nobody can name one
     text = json.dumps(document | {"t": [0.5]}, **options).encode()
     old = {t.name: t for t in FORMAT.split(BytesReader(text))[1]}
     new = {}
