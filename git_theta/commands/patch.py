@@ -13,7 +13,7 @@ from git_theta.core.manifest import Manifest, parse
 from git_theta.core.patching import Patch, digest_of_parts, patches
 from git_theta.errors import ManifestError
 from git_theta.repo.exchange import put_in_place
-from git_theta.repo.keeping import Kept, alone_with, digest_of_file, find
+from git_theta.repo.keeping import Kept, Looks, alone_with, digest_of_file, find
 from git_theta.repo.streams import write_at
 from git_theta.repo.temporary import umask
 
@@ -21,20 +21,6 @@ from git_theta.repo.temporary import umask
 _FORESEEN = 64 << 20
 # So much later, in nanoseconds, a change gives a file another time on any file system.
 _RACY = 2_000_000_000
-
-
-class Looks(NamedTuple):
-    """Which file it is, and when it was changed."""
-
-    inode: int
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, handle: int) -> Looks:
-        """Of an open file."""
-        stat = os.fstat(handle)
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 class Foreseen(NamedTuple):
@@ -92,7 +78,7 @@ def make_ahead(session: Session, path: str, text: bytes) -> None:
     with alone_with(kept.file) as handle:
         if handle is None:
             return
-        if foreseen is not None and foreseen.looks == Looks.of(handle):
+        if foreseen is not None and foreseen.looks == Looks.of(os.fstat(handle)):
             _write(handle, foreseen.patches, manifest.size)
         else:
             found = _patches(session, kept, manifest, handle)
@@ -122,7 +108,8 @@ def foresee(session: Session, path: str, text: bytes, advance: Callable[[int], N
     if kept is None or not manifest.digest:
         return
     with kept.file.open("rb", buffering=0) as file:
-        looks, handle = Looks.of(file.fileno()), file.fileno()
+        handle = file.fileno()
+        looks = Looks.of(os.fstat(handle))
         if looks.changed > time.time_ns() - _RACY:
             return
         room = _FORESEEN - sum(one.size for one in session.foreseen.values())

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,7 +27,7 @@ from git_theta.errors import PluginError, RefusedError, ThetaError
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.hooks import directory as hooks
 from git_theta.repo.index import restat
-from git_theta.repo.keeping import directory_in, keep, place_for
+from git_theta.repo.keeping import Looks, directory_in, keep, place_for
 from git_theta.repo.tracked import manifest_text
 from git_theta.settings import KEPT, environment
 from git_theta.settings import later as written_later
@@ -40,28 +40,15 @@ else:
 _HOOK = "post-checkout"
 
 
-class _Looks(NamedTuple):
-    """The blob that is staged for a file, and which file it is."""
-
-    oid: str
-    inode: int
-    size: int
-    mtime: int
-
-
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """The files that may be replaced."""
 
     directory: Path
-    linked: dict[str, _Looks]
+    linked: dict[str, tuple[str, Looks]]
+    """Those with a second link: the blob that is staged for each, and which file it is."""
     texts: dict[str, bytes | None]
     """All of them, with the manifests of what replaces them, None where that is none of ours."""
-
-
-def _looks(oid: str, target: Path) -> _Looks:
-    stat = target.stat()
-    return _Looks(oid, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 class _Verbatim(click.Command):
@@ -150,10 +137,10 @@ def _kept(session: Session, words: Sequence[str]) -> Iterator[_Kept]:
             text = manifest_text(repo, staged) if _is_large(session, target) else None
             if text is None:
                 continue
-            looks = _looks(staged, target)
+            looks = Looks.of(target.stat())
             how = keep(directory, path, target, text)
             if how == "linked":
-                kept.linked[path] = looks
+                kept.linked[path] = staged, looks
             if how is not None:
                 kept.texts[path] = manifest_text(repo, coming)
         session.settings = replace(session.settings, kept=directory)
@@ -245,13 +232,15 @@ def _finish(session: Session) -> None:
     write(session, left, failures)
 
 
-def _settle(repo: Repo, kept: dict[str, _Looks]) -> None:
+def _settle(repo: Repo, kept: dict[str, tuple[str, Looks]]) -> None:
     """Files that Git did not replace have a new change time: tell the index."""
     staged = {entry.path: entry.oid for entry in repo.staged(":(top)")} if kept else {}
     same = {
-        path: looks.oid
-        for path, looks in kept.items()
-        if (repo.cwd / path).is_file() and _looks(staged.get(path, ""), repo.cwd / path) == looks
+        path: oid
+        for path, (oid, looks) in kept.items()
+        if (repo.cwd / path).is_file()
+        and staged.get(path) == oid
+        and Looks.of((repo.cwd / path).stat()) == looks
     }
     if same:
         restat(repo, same)

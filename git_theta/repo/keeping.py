@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from blake3 import blake3
 
@@ -24,6 +24,19 @@ from git_theta.repo import temporary
 _BLOCK = 1 << 20  # still in a cache when it is digested
 _PREFIX = "kept-"
 _CLONE = 0x40049409  # FICLONE of linux/fs.h
+
+
+class Looks(NamedTuple):
+    """Which file it is, and when it was changed."""
+
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Looks:
+        """Of what the system says of a file."""
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
