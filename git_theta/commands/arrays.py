@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from git_theta.commands.tasks import Context, read_versions
+from git_theta.commands.tasks import Context, not_finite, read_versions
 from git_theta.core import words
 from git_theta.core.chain import Bytes, scratch
 from git_theta.core.dtypes import DTYPES
@@ -115,9 +115,9 @@ def _refuse(context: Context, step: Step, read: Sequence[Bytes | None]) -> None:
     Raises:
         MergeError: always.
     """
-    for side, data in zip(("the ancestor", *context.labels), read, strict=True):
+    for index, data in enumerate(read):
         if data is not None and not words.has_only_finite(data, step.dtype):
-            raise MergeError(f"{side} has NaN or infinite numbers in it")
+            raise not_finite(context, index)
     raise MergeError(
         f"the result overflows {step.dtype}",
         hint="merge this tensor otherwise: --for NAME ...",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from git_theta import compute
-from git_theta.commands.tasks import Context, common, read_versions, stored, versions_of
+from git_theta.commands.tasks import Context, common, not_finite, read_versions, stored, versions_of
 from git_theta.core.chain import Bytes
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.manifest import CHUNK, Manifest, Tensor
@@ -122,8 +122,7 @@ class _Inputs:
 
 def _check(context: Context, index: int, data: Bytes, dtype: str) -> None:
     if not compute.has_only_finite(data, dtype):
-        side = ("the ancestor", *context.labels)[index]
-        raise MergeError(f"{side} has NaN or infinite numbers in it")
+        raise not_finite(context, index)
 
 
 def _common_shape(step: Step) -> tuple[int, ...]:

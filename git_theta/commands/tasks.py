@@ -23,6 +23,7 @@ from git_theta.core.chain import Bytes
 from git_theta.core.dtypes import DTYPES
 from git_theta.core.manifest import CHUNK, Manifest, Tensor
 from git_theta.core.merging import Step
+from git_theta.errors import MergeError
 
 _KEPT = 8
 
@@ -93,6 +94,12 @@ def tasks(context: Context, step: Step, gathered: Any) -> Iterator[Task]:
     else:
         cost = count * 4 * (len(step.unit.models) + 3)
     yield Task(step, 0, cost, lambda: _whole_work(context, step, gathered))
+
+
+def not_finite(context: Context, index: int) -> MergeError:
+    """What is wrong with a version that cannot be computed with: 0 is the ancestor."""
+    side = ("the ancestor", *context.labels)[index]
+    return MergeError(f"{side} has NaN or infinite numbers in it")
 
 
 def in_arrays(device: str, step: Step) -> bool:

@@ -83,15 +83,7 @@ class Catalog:
 
     def proven(self, digest: str) -> list[Chunk]:
         """Records of a chunk that this repository wrote or has decoded, sealed."""
-        if self._is_bare():
-            return []
-        rows = self._rows(
-            "SELECT size, kind, oid, start, length, base FROM chunks WHERE digest = ?", (digest,)
-        )
-        return [
-            Chunk(digest, size, kind, Place(oid, start, length), base)
-            for size, kind, oid, start, length, base in rows
-        ]
+        return self.proven_of([digest])[digest]
 
     def proven_of(self, digests: Sequence[str]) -> dict[str, list[Chunk]]:
         """What `proven` finds for each of many chunks."""
@@ -101,9 +93,11 @@ class Catalog:
         for start in range(0, len(digests), _TOGETHER):
             some = tuple(digests[start : start + _TOGETHER])
             marks = ",".join("?" * len(some))
-            asked = f"SELECT * FROM chunks WHERE digest IN ({marks})"  # noqa: S608
-            for digest, oid, at, length, size, kind, base in self._rows(asked, some):
-                found[digest].append(Chunk(digest, size, kind, Place(oid, at, length), base))
+            columns = "digest, size, kind, oid, start, length, base"
+            asked = f"SELECT {columns} FROM chunks WHERE digest IN ({marks})"  # noqa: S608
+            for digest, size, kind, oid, at, length, base in self._rows(asked, some):
+                chunk = Chunk(digest, size, kind, Place(oid, at, length), base)
+                found.setdefault(digest, []).append(chunk)  # a damaged table may say any digest
         return found
 
     def _is_bare(self) -> bool:
