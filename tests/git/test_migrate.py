@@ -265,7 +265,9 @@ def test_what_is_not_here_is_fetched_and_what_is_new_is_pushed(lfs: Sandbox):
     other.git("clone", "-q", f"file://{origin}", other.work)
     assert checkouts(other) == versions
     shutil.rmtree(other.store())
-    other.theta("migrate", "export")
+    done = other.theta("migrate", "export")
+    assert "git lfs install" in done.stderr
+    other.git("lfs", "install", "--skip-repo")
     assert clean(other)
 
 
