@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ SMALL = _SAMPLE
 _RUNS = 16
 _NO_NOISE = 0.99
 _FAR = 3
+_SHORT = 64
 _HUFFMAN = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
     target_length=0,
@@ -193,17 +195,42 @@ def decode_words(frames: Iterator[memoryview], words: Words) -> None:
     Raises:
         CorruptError: a frame is missing, or does not hold one byte of each word.
     """
+    join(significant(frames, len(words), words.dtype.itemsize), words)
+
+
+def significant(frames: Iterator[memoryview], count: int, word: int) -> list[Bytes]:
+    """The planes of `count` words, lowest first, less those at the top that are all zero.
+
+    One is left always. They are valid as long as the frames are.
+
+    Raises:
+        CorruptError: a frame is missing, or does not hold one byte of each word.
+    """
     try:
-        planes = [_expanded(next(frames), len(words)) for _ in range(words.dtype.itemsize)]
+        found = [next(frames) for _ in range(word)]
     except StopIteration as error:
         raise CorruptError("a stored record lacks a frame") from error
-    while len(planes) > 1 and not (len(words) and planes[-1].max()):
-        planes.pop()  # small numbers have nothing but zeros there
-    _join(planes, words)
+    top = word
+    while top > 1 and _is_zero(found[top - 1], count):
+        top -= 1
+    return [_expanded(frame, count) for frame in found[:top]]
 
 
-def _join(planes: list[Bytes], words: Words) -> None:
-    words[:] = planes[-1]
+def _is_zero(frame: memoryview, count: int) -> bool:
+    if len(frame) <= _SHORT:  # as of nothing but zeros, the same again and again
+        return _is_zero_frame(bytes(frame), count)
+    plane = _expanded(frame, count)
+    return not (len(plane) and plane.max())
+
+
+@lru_cache(256)
+def _is_zero_frame(frame: bytes, count: int) -> bool:
+    return not any(_expanded(frame, count).tobytes())
+
+
+def join(planes: list[Bytes], words: npt.NDArray[np.integer[Any]]) -> None:
+    """Fill `words`, which may be wider than that, from their planes, lowest first."""
+    np.copyto(words, planes[-1])
     for plane in reversed(planes[:-1]):
         np.left_shift(words, 8, out=words)
         np.bitwise_or(words, plane, out=words)
@@ -235,7 +262,7 @@ def _decode_words(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: i
     words = out[:whole].view(WORDS[word])
     for start in range(0, len(words), block):
         part = words[start : start + block]
-        _join([_expanded(next(frames), len(part)) for _ in range(word)], part)
+        join([_expanded(next(frames), len(part)) for _ in range(word)], part)
         if cut.turn:
             high = _scratch.words[: part.nbytes].view(part.dtype)
             np.left_shift(part, 8 * word - cut.turn, out=high)

@@ -141,8 +141,7 @@ class _Model:
             total = total[begin - self.matrix.begin(first) :][: end - begin]
             old = words[begin:end]
             with np.errstate(invalid="ignore", over="ignore"):
-                np.add(total, rounding.widened(old, self.kind), out=total)
-                rounding.narrowed(total, old, self.kind, result[begin:end])
+                rounding.added(total, old, self.kind, result[begin:end])
 
 
 def _change(new: Slice, base: Bytes | None) -> Change | None:

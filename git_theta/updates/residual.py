@@ -44,7 +44,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.folded = np.empty(BLOCK * 8, np.uint8)
         self.spare = np.empty(_TILE * 8, np.uint8)
-        self.places = np.empty(BLOCK, np.int64)
+        self.places = np.empty(_TILE, np.int64)
         self.tile = np.empty(_TILE * 8, np.uint8)
         self.changed = np.empty(BLOCK + BLOCK // 8, np.bool_)
         self.compressor = zstandard.ZstdCompressor(level=1)
@@ -356,20 +356,25 @@ def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> Non
     before = -1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        gaps = _scratch.folded[: 4 * size].view("<u4")
-        planes.decode_words(frames, gaps)
-        places = _scratch.places[:size]
-        np.add(gaps, 1, out=places, dtype=np.int64)
-        places[0] += before
-        np.cumsum(places, out=places)
-        before = int(places[-1])
-        if before >= len(out):
-            raise CorruptError("a stored record changes words beyond its end")
-        values = out[places]
-        folded = _scratch.folded[: values.nbytes].view(out.dtype)
-        planes.decode_words(frames, folded)
-        unfold(folded, values, values)
-        out[places] = values
+        gaps = planes.significant(frames, size, 4)
+        changes = planes.significant(frames, size, out.itemsize)
+        for low in range(0, size, _TILE):
+            tile = slice(low, min(low + _TILE, size))
+            places = _scratch.places[: tile.stop - low]
+            planes.join([plane[tile] for plane in gaps], places)
+            np.add(places, 1, out=places)
+            places[0] += before
+            np.cumsum(places, out=places)
+            before = int(places[-1])
+            if before >= len(out):
+                raise CorruptError("a stored record changes words beyond its end")
+            values = _scratch.tile[: len(places) * out.itemsize].view(out.dtype)
+            planes.join([plane[tile] for plane in changes], values)
+            _unfold(values)
+            if out.flags.aligned:
+                np.add.at(out, places, values)  # no place comes twice
+            else:  # for which numpy has no quick way
+                out[places] += values
 
 
 def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -> None:

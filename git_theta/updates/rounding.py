@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.planes import Words
+from git_theta.core.planes import WORDS, Words
 
 TILE = 128 << 10
 
@@ -25,9 +25,9 @@ class _Scratch(threading.local):
     """Work arrays of one thread, for `TILE` numbers."""
 
     def __init__(self) -> None:
-        self.wide = np.empty(TILE, np.uint32)
+        self.wide = np.empty(TILE, np.uint64)
         self.bits = np.empty(TILE, np.uint64)
-        self.base = np.empty(TILE, np.uint64)
+        self.part = np.empty(TILE, np.uint64)
 
 
 _scratch = _Scratch()
@@ -54,78 +54,106 @@ class Float:
 FLOATS = {"F64": Float(8, 52), "F32": Float(4, 23), "BF16": Float(2, 7), "F16": Float(2, 10)}
 
 
-def widened(words: Words, kind: Float) -> Floats:
-    """The numbers that words stand for, in their working type; maybe a view."""
+def widened(words: Words, kind: Float, out: Words | None = None) -> Floats:
+    """The numbers that words stand for, in their working type; maybe a view.
+
+    `out` has room for as many numbers of 32 bits, for dtypes that are narrower than that.
+    """
     if not kind.narrow:
         return words.view(kind.working)
+    wide = np.empty(words.shape, np.uint32) if out is None else out
     if kind.mantissa == FLOATS["F16"].mantissa:
-        return words.view("<f2").astype(np.float32)
-    wide = words.astype(np.uint32)
+        np.copyto(wide.view(np.float32), words.view("<f2"))
+        return wide.view(np.float32)
+    np.copyto(wide, words)
     np.left_shift(wide, 16, out=wide)
     return wide.view(np.float32)
+
+
+def added(changes: Floats, base: Words, kind: Float, out: Words) -> None:
+    """The numbers in `base` plus finite changes, rounded once to words; `out` may be `base`.
+
+    The changes, in float32 or float64, are used up.
+    """
+    for start in range(0, len(out), TILE):
+        old, total = base[start : start + TILE], changes[start : start + TILE]
+        numbers = widened(old, kind, _room(_scratch.wide, old.size, 4))
+        if numbers.dtype != total.dtype:  # numpy would convert in small pieces
+            double = _room(_scratch.bits, old.size, 8).view(np.float64)
+            np.copyto(double, numbers)
+            numbers = double
+        np.add(total, numbers, out=total)
+        _settle(total, old, kind, out[start : start + TILE])
 
 
 def narrowed(values: Floats, base: Words, kind: Float, out: Words) -> None:
     """Round results to the words of a dtype, once more where they are narrower than float32.
 
-    `values` came of the numbers in `base`, which is taken instead where machines might differ.
-    They are used up. `out` may be `base`.
+    `values` came of the numbers in `base`, which is taken instead where machines might differ;
+    they are not finite where that is not. They are used up. `out` may be `base`.
     """
     for start in range(0, len(out), TILE):
-        stop = min(start + TILE, len(out))
-        part = _scratch.base[: stop - start].view(out.dtype)[: stop - start]
-        _round(values[start:stop], kind, part)
-        _keep_doubtful(part, base[start:stop], kind)
-        out[start:stop] = part
+        stop = start + TILE
+        _settle(values[start:stop], base[start:stop], kind, out[start:stop])
+
+
+def _room(buffer: Words, count: int, word: int) -> Words:
+    """The first `count` words of some width in a work array."""
+    return buffer.view(WORDS[word])[:count]
+
+
+def _settle(values: Floats, base: Words, kind: Float, out: Words) -> None:
+    """Round up to `TILE` results, and take the base's words where they are in doubt."""
+    part = _room(_scratch.part, len(out), kind.word)
+    _round(values, kind, part)
+    _keep_doubtful(part, base, kind)
+    out[:] = part
 
 
 def _round(values: Floats, kind: Float, out: Words) -> None:
     if not kind.narrow:
         np.copyto(out.view(kind.working), values, casting="same_kind")
         return
+    wide, even = (_room(each, len(out), 4) for each in (_scratch.bits, _scratch.wide))
     if values.dtype == np.float32:
         wide = values.view(np.uint32)
     else:
-        wide = _scratch.wide[: len(out)]
         np.copyto(wide.view(np.float32), values, casting="same_kind")
     if kind.mantissa == FLOATS["F16"].mantissa:
         np.copyto(out.view("<f2"), wide.view(np.float32), casting="same_kind")
         return
-    even = _scratch.bits.view(np.uint32)[: len(out)]
     np.right_shift(wide, 16, out=even)
     np.bitwise_and(even, 1, out=even)
-    np.add(even, 0x7FFF, out=even)
     np.add(wide, even, out=wide)
+    np.add(wide, 0x7FFF, out=wide)
     np.right_shift(wide, 16, out=wide)
     np.copyto(out, wide, casting="unsafe")
 
 
 def _keep_doubtful(words: Words, base: Words, kind: Float) -> None:
     """Take the base's word where it or the result is no normal number; zeros of the base are."""
-    shape = _Shape(kind)
-    result_odd = shape.odd(words)
-    base_odd = shape.odd(base)
-    if base_odd is not None:
-        base_odd &= (base << 1) != 0
-        result_odd = base_odd if result_odd is None else result_odd | base_odd
-    if result_odd is not None:
-        np.copyto(words, base, where=result_odd)
+    if not len(words):
+        return
+    least = 1 << kind.mantissa
+    signed = base.view(f"<i{kind.word}")
+    # What is not finite makes a result that is not. A sign alone is the least signed number.
+    small = np.minimum.reduce(base) < least or (
+        np.minimum.reduce(signed) < least - (1 << (8 * kind.word - 1))
+    )
+    if not small and np.maximum.reduce(_magnitudes(words, least)) < _span(kind):
+        return
+    odd = _magnitudes(words, least) >= _span(kind)
+    odd |= (_magnitudes(base, least) >= _span(kind)) & (base << 1 != 0)
+    np.copyto(words, base, where=odd)
 
 
-class _Shape:
-    """Where the exponents of a dtype begin and end."""
+def _span(kind: Float) -> int:
+    return (1 << 8 * kind.word) - (4 << kind.mantissa)
 
-    def __init__(self, kind: Float) -> None:
-        bits = 8 * kind.word
-        self.least = 1 << (kind.mantissa + 1)
-        self.span = (1 << bits) - 2 * self.least
 
-    def odd(self, words: Words) -> npt.NDArray[np.bool_] | None:
-        """Which words are zero, subnormal or not finite; None where none is."""
-        shifted = _scratch.bits[: len(words)].view(words.dtype)[: len(words)]
-        np.add(words, words, out=shifted)
-        np.subtract(shifted, words.dtype.type(self.least), out=shifted)
-        if not len(words) or shifted.max() < self.span:
-            return None
-        odd: npt.NDArray[np.bool_] = shifted >= self.span
-        return odd
+def _magnitudes(words: Words, least: int) -> Words:
+    """Words without their sign, so that those of normal numbers come first; the thread's own."""
+    found = _room(_scratch.bits, len(words), words.dtype.itemsize)
+    np.add(words, words, out=found)
+    np.subtract(found, words.dtype.type(2 * least), out=found)
+    return found
