@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,6 @@ SMALL = _SAMPLE
 _RUNS = 16
 _NO_NOISE = 0.99
 _FAR = 3
-_SHORT = 64
 _HUFFMAN = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
     target_length=0,
@@ -210,22 +208,10 @@ def significant(frames: Iterator[memoryview], count: int, word: int) -> list[Byt
         found = [next(frames) for _ in range(word)]
     except StopIteration as error:
         raise CorruptError("a stored record lacks a frame") from error
-    top = word
-    while top > 1 and _is_zero(found[top - 1], count):
-        top -= 1
-    return [_expanded(frame, count) for frame in found[:top]]
-
-
-def _is_zero(frame: memoryview, count: int) -> bool:
-    if len(frame) <= _SHORT:  # as of nothing but zeros, the same again and again
-        return _is_zero_frame(bytes(frame), count)
-    plane = _expanded(frame, count)
-    return not (len(plane) and plane.max())
-
-
-@lru_cache(256)
-def _is_zero_frame(frame: bytes, count: int) -> bool:
-    return not any(_expanded(frame, count).tobytes())
+    planes = [_expanded(frame, count) for frame in found]
+    while len(planes) > 1 and not (count and planes[-1].max()):
+        planes.pop()  # small numbers have nothing but zeros there
+    return planes
 
 
 def join(planes: list[Bytes], words: npt.NDArray[np.integer[Any]]) -> None:

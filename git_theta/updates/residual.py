@@ -371,10 +371,7 @@ def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> Non
             values = _scratch.tile[: len(places) * out.itemsize].view(out.dtype)
             planes.join([plane[tile] for plane in changes], values)
             _unfold(values)
-            if out.flags.aligned:
-                np.add.at(out, places, values)  # no place comes twice
-            else:  # for which numpy has no quick way
-                out[places] += values
+            out[places] += values
 
 
 def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
