@@ -17,6 +17,7 @@ from functools import cache
 from git_theta.commands.memory import keep_memory
 
 _TURN = 1e-4
+_asking: list[threading.Thread] = []
 
 
 def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
@@ -30,7 +31,14 @@ def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    _asking.append(thread)
     return thread
+
+
+def settle() -> None:
+    """Wait until it is known whether torch is wanted, if somebody asks."""
+    while _asking:
+        _asking.pop().join()
 
 
 @cache
