@@ -101,6 +101,8 @@ class Sharing:
         """Make copies, if that is possible here and worth it."""
         if count < 2 or not self._is_worth_it() or not _may_fork():
             return
+        from git_theta.commands import arrays  # noqa: F401 - once for all
+
         for _ in range(min(count, len(self._tasks))):
             ours, theirs = socket.socketpair()
             try:
