@@ -95,7 +95,7 @@ def summarize(data: Bytes, dtype: str) -> Summary | None:
     known = DTYPES.get(dtype)
     if known is None or known.bits % 8 or not len(data) or len(data) % (known.bits // 8):
         return None
-    if known.kind != COMPLEX and _numpy_type(dtype) is None:
+    if not _has_numbers(dtype):
         return None
     return _total(data, dtype)
 
@@ -203,7 +203,7 @@ def _total(data: Bytes, dtype: str) -> Summary:
 def floats(data: Bytes, dtype: str) -> Floats | None:
     """Values as float32, for statistics; None for a dtype that has no numbers."""
     known = DTYPES.get(dtype)
-    if known is None or (known.kind != COMPLEX and _numpy_type(dtype) is None):
+    if known is None or not _has_numbers(dtype):
         return None
     return _floats(data, dtype)
 
@@ -247,6 +247,11 @@ def numbers(data: Bytes, dtype: str, *, wide: bool = False) -> Numbers:
     with np.errstate(over="ignore", invalid="ignore"):
         values: Numbers = data.view(_numpy_type(dtype)).astype(target, copy=False)
     return values
+
+
+def _has_numbers(dtype: str) -> bool:
+    """Whether there is a type for a known dtype; what takes long to import is not asked."""
+    return dtype in _TOGETHER or DTYPES[dtype].kind == COMPLEX or _numpy_type(dtype) is not None
 
 
 @cache
