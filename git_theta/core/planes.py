@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,11 @@ def estimate(data: Bytes, cut: Grain) -> float:
     if len(data) <= _SAMPLE * word:
         return float(sum(map(len, encode(data, cut))))
     sample = sampled(data, word)
-    return sum(map(len, encode(sample, cut))) * (len(data) / len(sample))
+    if cut.word:  # what is thrown away need not be proven
+        size = sum(plane_sizes(sample.view(WORDS[word]), cut.turn))
+    else:
+        size = sum(map(len, encode(sample, cut)))
+    return size * (len(data) / len(sample))
 
 
 def encode(data: Bytes, cut: Grain) -> list[bytes]:
@@ -281,8 +286,14 @@ def sampled(data: Bytes, word: int) -> Bytes:
     if total <= _SAMPLE:
         few: Bytes = data[: min(total, run) * word].copy()
         return few
-    starts = np.linspace(0, total - run, _RUNS).astype(int)
-    return np.concatenate([data[s * word : (s + run) * word] for s in starts])
+    return np.concatenate([data[s * word : (s + run) * word] for s in _starts(total - run)])
+
+
+@lru_cache(maxsize=64)
+def _starts(last: int) -> list[int]:
+    """Where the runs of a sample begin, the last one at a given place."""
+    starts: list[int] = np.linspace(0, last, _RUNS).astype(int).tolist()
+    return starts
 
 
 def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from git_theta.core.dtypes import COMPLEX, DTYPES, FLOAT
+from git_theta.core.dtypes import COMPLEX, DTYPES, SIGNED, UNSIGNED
 from git_theta.core.payload import Buffer
 from git_theta.errors import CorruptError
 
@@ -95,7 +95,7 @@ def summarize(data: Bytes, dtype: str) -> Summary | None:
     known = DTYPES.get(dtype)
     if known is None or known.bits % 8 or not len(data) or len(data) % (known.bits // 8):
         return None
-    if known.kind != COMPLEX and _numpy_type(dtype) is None:
+    if not _has_numbers(dtype):
         return None
     return _total(data, dtype)
 
@@ -202,10 +202,7 @@ def _total(data: Bytes, dtype: str) -> Summary:
 
 def floats(data: Bytes, dtype: str) -> Floats | None:
     """Values as float32, for statistics; None for a dtype that has no numbers."""
-    known = DTYPES.get(dtype)
-    if known is None or (known.kind != COMPLEX and _numpy_type(dtype) is None):
-        return None
-    return _floats(data, dtype)
+    return _floats(data, dtype) if dtype in DTYPES and _has_numbers(dtype) else None
 
 
 def _pair(block: Bytes) -> Floats:
@@ -249,27 +246,33 @@ def numbers(data: Bytes, dtype: str, *, wide: bool = False) -> Numbers:
     return values
 
 
+_PLAIN = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BOOL": "u1"}
+_OTHER_FLOATS = {
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+
+
+def _has_numbers(dtype: str) -> bool:
+    """Whether a dtype of the table has numbers that can be read."""
+    known = DTYPES[dtype].kind in (COMPLEX, SIGNED, UNSIGNED)
+    return known or dtype in _PLAIN or dtype in _OTHER_FLOATS
+
+
 @cache
 def _numpy_type(dtype: str) -> Any:
-    plain = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BOOL": "u1"}
-    if dtype in plain:
-        return np.dtype(plain[dtype])
+    if dtype in _PLAIN:
+        return np.dtype(_PLAIN[dtype])
     known = DTYPES[dtype]
-    if known.kind in ("int", "uint"):
+    if known.kind in (SIGNED, UNSIGNED):
         return np.dtype(f"<{known.kind[0]}{known.bits // 8}")
-    if known.kind != FLOAT:
-        return None
     import ml_dtypes  # only for bf16 of odd length and the fp8 kinds: not worth its import time
 
-    names = {
-        "BF16": "bfloat16",
-        "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2": "float8_e5m2",
-        "F8_E8M0": "float8_e8m0fnu",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz",
-        "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    }
-    return np.dtype(getattr(ml_dtypes, names[dtype])) if dtype in names else None
+    return np.dtype(getattr(ml_dtypes, _OTHER_FLOATS[dtype]))
 
 
 @cache

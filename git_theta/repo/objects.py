@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from git_theta.errors import CorruptError, MissingError, ThetaError
 from git_theta.repo import temporary
 
 _OPEN_FILES = 64
+_LENT = 1 << 20
 
 
 class StoreError(ThetaError):
@@ -52,7 +54,15 @@ class _Lent(threading.local):
     """The record that a thread read last; fresh memory costs more than the reading."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray()
+        self._buffer = memoryview(b"")
+
+    def take(self, size: int) -> memoryview:
+        """Room for a record, which nobody clears while all other threads of ours have to wait."""
+        if len(self._buffer) < size:
+            self._buffer = memoryview(b"")
+            own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._buffer = memoryview(mmap.mmap(-1, max(size, _LENT), flags=own))
+        return self._buffer[:size]
 
 
 def object_path(media: Path, oid: str) -> Path:
@@ -116,9 +126,7 @@ class Store:
 
     def lend(self, place: Place) -> memoryview:
         """Like `read`, into a buffer of this thread: valid until it asks for the next record."""
-        if len(self._lent.buffer) < place.size:
-            self._lent.buffer = bytearray(place.size)
-        view = memoryview(self._lent.buffer)[: place.size]
+        view = self._lent.take(place.size)
         try:
             file = self._open(place.oid)
             try:

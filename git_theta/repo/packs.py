@@ -41,9 +41,9 @@ class _Pack:
         self.size = 0
         self.oid = ""
 
-    def put(self, buffer: Buffer) -> None:
-        """Write a buffer, now or soon; it must stay as it is."""
-        self._do(self._put, buffer)
+    def put(self, buffers: Sequence[Buffer]) -> None:
+        """Write some buffers, now or soon; they must stay as they are."""
+        self._do(self._put, *buffers)
 
     def close(self) -> None:
         """Give the pack its name once all is written."""
@@ -81,13 +81,14 @@ class _Pack:
             self._failed = error
             raise
 
-    def _put(self, buffer: Buffer) -> None:
-        view = memoryview(buffer)
-        try:
-            write_fully(self._handle, view)
-        except OSError as error:
-            store_failed(error, "the object store cannot be written")
-        self._sha.update(view)
+    def _put(self, *buffers: Buffer) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer)
+            try:
+                write_fully(self._handle, view)
+            except OSError as error:
+                store_failed(error, "the object store cannot be written")
+            self._sha.update(view)
 
     def _land(self) -> None:
         oid = self._sha.hexdigest()
@@ -190,31 +191,37 @@ class PackWriter:
         return pack
 
     def _write(self, pack: _Pack, buffers: Sequence[Buffer]) -> None:
-        """Add bytes to the pack; small ones wait, so that a system call writes many records."""
+        """Add bytes to the pack; small ones wait, so that a system call writes many records.
+
+        The others go together: to hand a buffer to a thread costs as much as to write a small one.
+        """
+        ready: list[Buffer] = []
         for buffer in buffers:
             pack.size += len(buffer)
             if len(buffer) > _SMALL:
-                self._flush(pack)
-                self._put(pack, buffer)
+                ready += [*self._taken(), buffer]
             else:
                 self._waiting += buffer
         if len(self._waiting) > _GATHERED:
-            self._flush(pack)
+            ready += self._taken()
+        self._put(pack, ready)
 
-    def _flush(self, pack: _Pack) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, bytearray()
-            self._put(pack, waiting)
+    def _taken(self) -> list[Buffer]:
+        """What waited, if anything did; it waits no longer."""
+        waiting, self._waiting = self._waiting, bytearray()
+        return [waiting] if waiting else []
 
-    def _put(self, pack: _Pack, buffer: Buffer) -> None:
+    def _put(self, pack: _Pack, buffers: Sequence[Buffer]) -> None:
+        if not buffers:
+            return
         try:
-            pack.put(buffer)
+            pack.put(buffers)
         except ThetaError:
             self.abandon()
             raise
 
     def _close_pack(self, pack: _Pack) -> None:
-        self._flush(pack)
+        self._put(pack, self._taken())
         try:
             pack.close()
         except ThetaError:

@@ -20,6 +20,7 @@ _FULL_HEADER = b"%04x" % (MAX_PAYLOAD + 4)
 _FLUSH = b"0000"
 _BATCH = 64
 _PIPE = 1 << 20
+_TOGETHER = 34  # headers and payloads: more does not fit into the pipe
 _F_SETPIPE_SZ = 1031
 
 
@@ -34,7 +35,6 @@ class PacketReader:
         self._handle = handle
         self._ahead = b""
         self._left = 0
-        self._headers = bytearray(4 * _BATCH)
         widen(handle)
 
     def packet(self) -> bytes | None:
@@ -108,45 +108,44 @@ class PacketReader:
         return done, False
 
     def _scatter(self, view: memoryview) -> int:
-        """Read the rest of this packet and, guessing that they are full, the ones behind it."""
-        first = min(self._left, len(view))
-        places = [view[:first]]
-        headers = memoryview(self._headers)
-        at = first
-        if first == self._left:
-            for index in range(_BATCH):
-                places.append(headers[4 * index : 4 * index + 4])
-                payload = view[at : at + MAX_PAYLOAD]
-                if len(payload):
-                    places.append(payload)
-                at += len(payload)
-                if len(payload) < MAX_PAYLOAD:
-                    break
-        got = os.readv(self._handle, places)
-        if not got:
-            raise EOFError
-        return self._sort_out(places, got)
+        """Read the rest of this packet and, guessing that they are full, the ones behind it.
 
-    def _sort_out(self, places: list[memoryview], got: int) -> int:
-        """Check the headers among what was scattered; put back what was read on a wrong guess."""
-        taken = min(got, len(places[0]))
-        self._left -= taken
-        got -= taken
-        for index in range(1, len(places), 2):
+        Returns once the view is full or a guess was wrong; what was then read too far is put back.
+        """
+        places, headers = self._places(view)
+        at = done = 0
+        while at < len(places):
+            got = os.readv(self._handle, places[at : at + _TOGETHER])
             if not got:
-                break
-            header = bytes(places[index][:got])
-            got -= len(header)
-            if header != _FULL_HEADER:
-                self._ahead = header + _gather(places[index + 1 :], got)
-                break
-            self._left = MAX_PAYLOAD
-            if index + 1 < len(places):
-                size = min(got, len(places[index + 1]))
-                taken += size
-                self._left -= size
-                got -= size
-        return taken
+                raise EOFError
+            while got:
+                taken = min(got, len(places[at]))
+                got -= taken
+                if at % 2 == 0:
+                    done += taken
+                    self._left -= taken
+                if taken < len(places[at]):
+                    places[at] = places[at][taken:]
+                    break
+                at += 1
+                if at % 2 == 0:
+                    header = headers[2 * at - 4 : 2 * at]
+                    if header != _FULL_HEADER:
+                        self._ahead = bytes(header) + _gather(places[at:], got)
+                        return done
+                    self._left = MAX_PAYLOAD
+        return done
+
+    def _places(self, view: memoryview) -> tuple[list[memoryview], bytearray]:
+        """Payloads and the headers between them in turn, and the bytes that the headers are in."""
+        first = min(self._left, len(view))
+        starts = range(first, len(view), MAX_PAYLOAD)
+        headers = bytearray(4 * len(starts))
+        places, rooms = [view[:first]], memoryview(headers)
+        for number, start in enumerate(starts):
+            places.append(rooms[4 * number : 4 * number + 4])
+            places.append(view[start : start + MAX_PAYLOAD])
+        return places, headers
 
 
 def _gather(places: Iterable[memoryview], size: int) -> bytes:

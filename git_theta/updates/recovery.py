@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +80,6 @@ class Change:
             else:
                 values = self.values(slice(*self.matrix.inside(first, last)))
                 yield at, values.reshape(-1, self.matrix.columns)
-
-    def places(self, rows: Places, columns: Places) -> Places:
-        """Where the crossings of some whole rows and columns lie among the words."""
-        begin = self.matrix.begin(self.matrix.whole.start)
-        return begin + rows[:, np.newaxis] * self.matrix.columns + columns
 
     def roughly(self) -> Singles | None:
         """The whole rows in float32, made once; None for numbers of 64 bits.
@@ -160,12 +156,7 @@ def probe(change: Change) -> Promise | None:
     kept = side(change)
     if not kept:
         return None
-    rng = np.random.default_rng(0)
-    down = rng.choice(change.rows, kept + _HELD_OUT, replace=False)
-    at = change.places(
-        down,
-        rng.choice(change.matrix.columns, kept + _HELD_OUT, replace=False),
-    )
+    down, at = _crossings(change.matrix, kept + _HELD_OUT)
     found, held = change.values(at), at[kept:, kept:].ravel()
     left, sizes, right = _decomposed(found[:kept, :kept])
     steps = (found[kept:, :kept] @ right.T, left.T @ found[:kept, kept:])
@@ -179,6 +170,16 @@ def probe(change: Change) -> Promise | None:
         return None
     size = change.matrix.count * bits / 8 + _price(change, rank) / 8
     return Promise(rank, size, down[:kept], left)
+
+
+@lru_cache(maxsize=8)
+def _crossings(matrix: Matrix, count: int) -> tuple[Places, Places]:
+    """Some whole rows, and where they cross as many columns: for matrices alike, the same."""
+    rng = np.random.default_rng(0)
+    down = rng.choice(len(matrix.whole), count, replace=False)
+    across = rng.choice(matrix.columns, count, replace=False)
+    at: Places = matrix.begin(matrix.whole.start) + down[:, np.newaxis] * matrix.columns + across
+    return down, at
 
 
 def _decomposed(square: Doubles) -> tuple[Doubles, Doubles, Doubles]:

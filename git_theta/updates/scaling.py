@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ _ENOUGH = 1024
 _SCALE_BYTES = 3
 
 Doubles = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +43,27 @@ def probe(new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> Promise | Non
     columns = min(matrix.columns, _LINES)
     if not rows:
         return None
-    rng = np.random.default_rng(0)
-    down = matrix.whole.start + rng.choice(len(matrix.whole), rows, replace=False)
-    across = rng.choice(matrix.columns, columns, replace=False)
-    at = down[:, np.newaxis] * matrix.columns - matrix.skip + across
+    at = _crossings(matrix, rows, columns)
     word = WORDS[kind.word]
-    pair = new.view(word)[at], base.view(word)[at]
-    plain = residual.bits(pair[0].ravel(), pair[1].ravel())
+    after, before = new.view(word)[at], base.view(word)[at]
+    plain = residual.bits(after.ravel(), before.ravel())
     promises = []
-    for axis in (0, 1):
-        bits = _scaled_bits(*(pair if axis == 0 else (pair[0].T, pair[1].T)), kind)
+    for axis, changed, old in ((0, after, before), (1, after.T, before.T)):
+        bits = _scaled_bits(changed, old, kind)
         if bits is not None and bits < _WORTH * plain:
             lines = matrix.columns if axis else matrix.rows
             promises.append(Promise(axis, bits / 8 * matrix.count + lines * _SCALE_BYTES))
     return min(promises, key=lambda promise: promise.size, default=None)
+
+
+@lru_cache(maxsize=8)
+def _crossings(matrix: Matrix, rows: int, columns: int) -> Places:
+    """Where the crossings of some whole rows and columns lie: for matrices alike, the same."""
+    rng = np.random.default_rng(0)
+    down = matrix.whole.start + rng.choice(len(matrix.whole), rows, replace=False)
+    across = rng.choice(matrix.columns, columns, replace=False)
+    places: Places = down[:, np.newaxis] * matrix.columns - matrix.skip + across
+    return places
 
 
 def _scaled_bits(new: Words, base: Words, kind: Float) -> float | None:

@@ -22,14 +22,14 @@ class SparseUpdate:
     def estimate(self, new: Slice, base: Bytes | None) -> float | None:
         if base is None or len(base) != len(new.data):
             return None
-        return residual.sample_of(new.data, base, new.cut.word or 1).sparse()
+        return residual.sample_of(new.data, base, new.cut.word or 1).sparse
 
     def encode(self, new: Slice, base: Bytes | None) -> Encoded | None:
         if base is None or len(base) != len(new.data):
             return None
         word = new.cut.word or 1
         sample = residual.sample_of(new.data, base, word)
-        if sample.sparse() is None:
+        if sample.sparse is None:
             return None
         extra, frames = residual.encode_sparse(new.data, base, word, sample)
         return Encoded(frames=frames, cut=Grain(word), block=BLOCK, extra=extra)

@@ -108,7 +108,7 @@ def test_a_change_beyond_the_end_is_refused():
 def test_estimates_are_near(share: float):
     new, base = changed(share, 2 * BLOCK, 4)
     sample = Sample(new, base, 4)
-    estimate = sample.sparse()
+    estimate = sample.sparse
     assert estimate is not None
     found = sum(map(len, residual.encode_sparse(new, base, 4, sample)[1]))
     assert 0.75 * found - 50 <= estimate <= 1.25 * found + 100
