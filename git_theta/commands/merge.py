@@ -125,10 +125,15 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
         history.advance(session.repo, branches[0].oid, f"theta merge {branches[0].name}")
         note(f"Fast-forward to {branches[0].name}.")
         return MERGED
+    warming.meanwhile(_load_merger)
     folded = history.fold(session.repo, head, branches)
     if folded.conflicts and given.rules and not options["dry_run"]:
         warming.begin_if(lambda: _computes_in_torch(given))
     return _carry_out(merge, folded, _jobs(merge, folded), options)
+
+
+def _load_merger() -> None:
+    from git_theta.commands import arrays, merger, sharing  # noqa: F401
 
 
 def _carry_out(

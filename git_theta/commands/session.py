@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from git_theta.commands.terminal import printable
 from git_theta.core import limits
+from git_theta.core.manifest import Manifest, parse
 from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.borrowers import sign
 from git_theta.repo.catalog import Catalog
@@ -37,6 +38,8 @@ class Session:
         self.ahead: dict[tuple[str, bytes], Path] = {}
         # What these lack of the old files that Git still has, by the same.
         self.foreseen: dict[tuple[str, bytes], Foreseen] = {}
+        # The manifest that was last staged, by its text: what comes next is often built on it.
+        self.staged: dict[bytes, Manifest] = {}
         limits.enforce(lambda: self.settings.limits)
 
     @cached_property
@@ -63,6 +66,14 @@ class Session:
         from git_theta.core.checkpoint import Plugins  # with all of numpy
 
         return Plugins(updates=_update, formats=_format)
+
+    def parse(self, text: bytes) -> Manifest:
+        """Parse a manifest, unless it is the one that was last staged.
+
+        Raises:
+            ManifestError: it is damaged.
+        """
+        return self.staged.get(text) or parse(text)
 
     def path(self, name: str) -> Path:
         """A path that Git names, in the work tree."""

@@ -69,7 +69,7 @@ def base_of(session: Session, path: str) -> Manifest:
         RefusedError: the file is only a manifest.
         MissingError: it is not all here.
     """
-    base = stored_version(session.repo, path)
+    base = stored_version(session, path)
     if base is None:
         raise NotTrackedError(
             f"{path} has no version yet that an update could be of",

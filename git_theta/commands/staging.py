@@ -13,7 +13,7 @@ from typing import Any
 from git_theta.commands.clean import clean
 from git_theta.commands.session import Session
 from git_theta.core.choice import Choice
-from git_theta.core.manifest import Chunk, Manifest, Segment, dump, is_manifest, parse
+from git_theta.core.manifest import Chunk, Manifest, Segment, dump, is_manifest
 from git_theta.errors import NotTrackedError, ThetaError
 from git_theta.repo.collect import blob_id
 from git_theta.repo.gitrepo import Repo
@@ -50,16 +50,19 @@ class Report:
         return shown | {"tensors": list(self.tensors)} | self.total
 
 
-def stored_version(repo: Repo, path: str) -> Manifest | None:
+def stored_version(session: Session, path: str) -> Manifest | None:
     """The manifest that is staged for a path, else that of HEAD; None where there is neither.
 
     Raises:
         ManifestError: it is damaged.
     """
     for name in (f":0:{path}", f"HEAD:{path}"):
-        found = repo.objects.read(name, limit=_MANIFEST_LIMIT)
+        found = session.repo.objects.read(name, limit=_MANIFEST_LIMIT)
         if found is not None:
-            return parse(found[1]) if is_manifest(found[1]) else None
+            if not is_manifest(found[1]):
+                return None
+            session.staged = {found[1]: session.parse(found[1])}
+            return session.staged[found[1]]
     return None
 
 
@@ -100,15 +103,16 @@ def make(session: Session, path: str, content: Incoming, wanted: Wanted) -> Repo
     """
     old: Manifest | None = None
     with suppress(ThetaError):
-        old = stored_version(session.repo, path)
+        old = stored_version(session, path)
     before = {c.at for c in old.all_chunks()} if old is not None else set()
     text = clean(session, path, content, choice=wanted.choice, force=wanted.force)
-    manifest = parse(text)
+    manifest = session.parse(text)
     marked = _marked(manifest, old, wanted.lossy)
     if marked != manifest:
         manifest, text = marked, dump(marked)
         session.catalog.claim(manifest.objects, blob_id(session.repo, text))
         session.catalog.keep_manifest(manifest.digest, text, replace=True)
+    session.staged = {text: manifest}
     oid = session.repo.git("hash-object", "-w", "--no-filters", "--stdin", stdin=text)
     fresh = {chunk.at: chunk for chunk in manifest.all_chunks() if chunk.at not in before}
     kinds: dict[str, int] = {}
@@ -159,6 +163,7 @@ def stage(repo: Repo, made: Sequence[Report]) -> None:
     lines = (f"{one.mode} {one.blob} 0\t{one.path}\0" for one in made)
     told = "".join(lines).encode(errors="surrogateescape")
     repo.git("update-index", "-z", "--index-info", stdin=told)
+    repo.close()  # what reads objects goes on with the index that it read first
     same = {m.path: m.blob for m in made if m.seen and look(repo.cwd / m.path) == m.seen}
     if len(restat(repo, same)) < len(made):
         repo.git("update-index", "-q", "--refresh", check=False)

@@ -81,7 +81,11 @@ class Storing:
         self._is_new = before is None
         self._candidates: Before = Candidates(session.repo) if before is None else before
         self._reuse = Reuse(
-            self._candidates, session.store, session.catalog, session.plugins.updates
+            self._candidates,
+            session.store,
+            session.catalog,
+            session.plugins.updates,
+            parse=session.parse,
         )
         self._reuse.anywhere = session.settings.reuse == "repository"
         self._guard = threading.Lock()
@@ -285,7 +289,11 @@ class Storing:
         text = dump(manifest)
         fresh = proofs(manifest, lambda chunk: chunk.at.oid in written)
         session.catalog.keep_proven([*reuse.proven, *fresh])
-        session.catalog.claim(manifest.objects, blob_id(session.repo, text))
+        # What Git's own database names is loose no more; else that list grew with every version.
+        before = self._before if self._is_new else []
+        named = {oid for _, known in before for oid in known.objects}
+        session.catalog.drop_loose(named)
+        session.catalog.claim(manifest.objects.keys() - named, blob_id(session.repo, text))
         # Not the one that was known before: had it still been of use, it would have been the
         # answer.
         session.catalog.keep_manifest(manifest.digest, text, replace=True)

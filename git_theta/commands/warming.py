@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from git_theta.commands.memory import keep_memory
 
 _TURN = 1e-4
+_beside_us: list[threading.Thread] = []
 
 
 def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
@@ -28,9 +29,30 @@ def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
         if asked:
             begin()
 
+    return _beside(work)
+
+
+def meanwhile(load: Callable[[], object]) -> None:
+    """Import something on another thread; who needs it sooner imports it as ever."""
+
+    def work() -> None:
+        with suppress(ImportError), _importing():
+            load()
+
+    _beside(work)
+
+
+def _beside(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    _beside_us.append(thread)
     return thread
+
+
+def settle() -> None:
+    """Wait until these threads have ended; torch may still be on its way."""
+    while _beside_us:
+        _beside_us.pop().join()
 
 
 @cache

@@ -301,7 +301,7 @@ def _corresponding(tensor: Tensor, new: Slice, where: Where) -> _Part | None:
 def _cuts(tensor: Tensor, dtype: str, size: int) -> list[int]:
     """The places at which a predecessor is cut, in the bytes of the new dtype."""
     ratio = _ratio(tensor.dtype, dtype)
-    if ratio is None or not is_whole(tensor, tensor.segment.size):
+    if ratio is None or len(tensor.segment.chunks) < 2 or not is_whole(tensor, tensor.segment.size):
         return []
     places = itertools.accumulate(chunk.size for chunk in tensor.segment.chunks[:-1])
     return [cut for at in places if 0 < (cut := at * ratio[0] // ratio[1]) < size]

@@ -125,8 +125,9 @@ class Catalog:
         """
         now = time.time()
         self._write(
-            "INSERT OR REPLACE INTO loose SELECT DISTINCT oid, ?, ? FROM loose WHERE oid = ?",
-            [(blob, now, oid) for oid in oids],
+            "INSERT OR REPLACE INTO loose SELECT ?, ?, ? "
+            "WHERE EXISTS (SELECT 1 FROM loose WHERE oid = ?)",
+            [(oid, blob, now, oid) for oid in oids],
         )
 
     def loose(self, before: float) -> dict[str, set[str]]:

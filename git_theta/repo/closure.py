@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from git_theta.core.manifest import MAGIC, VERSION, is_manifest, is_oid, parse
 from git_theta.errors import ManifestError
 from git_theta.repo.gitrepo import GitError, Repo, read_blobs, run_git
+from git_theta.repo.loose import beginning
 from git_theta.repo.tracked import parse_at
 
 # No manifest is smaller or larger. Blobs up to `_SMALL` are read whole; of larger ones, which may
@@ -22,7 +23,7 @@ _OBJECTS, _OBJECTS_END = b'\n"objects": {\n', b'\n},\n"tensors": {'
 
 
 class Found(NamedTuple):
-    """One manifest: its blob, a path at which it stands, its text."""
+    """One manifest: its blob, a path at which it stands, its text as far as it was asked for."""
 
     blob: str
     path: str
@@ -75,17 +76,15 @@ def of_commits(
     Raises:
         ManifestError: a manifest among them is damaged, or of a newer version.
     """
-    manifests = manifests_among(repo, _listed(repo, tips, known, remote))
-    return _closure(_newest_read(manifests) if newest_whole else manifests)
-
-
-def _newest_read(manifests: Iterable[Found]) -> Iterator[Found]:
-    seen: set[str] = set()
-    for found in manifests:  # as Git lists them: newest first
-        if found.path not in seen:
-            parse_at(found.path, found.text)
-        seen.add(found.path)
-        yield found
+    closure, newest = Closure(), dict[str, str]()
+    for found in manifests_among(repo, _listed(repo, tips, known, remote), begun=True):
+        closure.add(found)
+        newest.setdefault(found.path, found.blob)  # as Git lists them: newest first
+    if newest_whole:
+        path_of = {blob: path for path, blob in newest.items()}
+        for blob, text in read_blobs(repo.cwd, list(path_of)):
+            parse_at(path_of[blob], text)
+    return closure
 
 
 def manifests_of(repo: Repo, tips: Sequence[str]) -> Iterator[Found]:
@@ -171,8 +170,13 @@ def _tree_entries(listing: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             yield fields[2].decode(), path.decode(errors="surrogateescape")
 
 
-def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[Found]:
-    """Those of the listed objects that are manifests."""
+def manifests_among(
+    repo: Repo, listed: Iterable[tuple[str, str]], *, begun: bool = False
+) -> Iterator[Found]:
+    """Those of the listed objects that are manifests.
+
+    With `begun`, their texts may end behind the table of objects.
+    """
     paths = dict(listed)
     asked = "".join(f"{oid}\n" for oid in paths).encode()
     asks = "--batch-check=%(objectname) %(objecttype) %(objectsize)"
@@ -183,12 +187,24 @@ def manifests_among(repo: Repo, listed: Iterable[tuple[str, str]]) -> Iterator[F
         oid, kind, *size = line.split()
         if kind == "blob" and _SMALLEST <= int(size[0]) <= _LARGEST:
             (small if int(size[0]) < _SMALL else large).append(oid)
-    for oid, text in read_blobs(repo.cwd, small):
+    for oid, text in _begun(repo, small) if begun else read_blobs(repo.cwd, small):
         if is_manifest(text):
             yield Found(oid, paths[oid], text)
     for oid in large:
         if begins_as_manifest(repo, oid):
             yield Found(oid, paths[oid], repo.git("cat-file", "blob", oid))
+
+
+def _begun(repo: Repo, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Blobs in the order asked for; loose ones as far as a manifest names its objects."""
+    folder = repo.common_dir / "objects"
+    loose = {oid for oid in oids if (folder / oid[:2] / oid[2:]).exists()}
+    others = read_blobs(repo.cwd, [oid for oid in oids if oid not in loose])
+    for oid in oids:
+        text = beginning(folder, oid, _OBJECTS_END) if oid in loose else next(others)[1]
+        if text is None:  # packed by now, or damaged
+            ((_, text),) = read_blobs(repo.cwd, [oid])
+        yield oid, text
 
 
 def begins_as_manifest(repo: Repo, oid: str) -> bool:

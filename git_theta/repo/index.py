@@ -2,8 +2,11 @@
 
 A file that we wrote ourselves is known to be what the index names. Git could only find that out
 by running the file through the filter; instead its stat data is put into the index under Git's own
-lock. Index versions 2 to 4 are understood; entries that are not found (a split index) are left to
-Git.
+lock. Index versions 2 to 4 are understood; a split index is left to Git.
+
+Git trusts what the index knows of a file only if the file is older than the index; a younger one
+it reads again. An index that we write is younger than all of them, so whatever changed since Git
+last looked is marked first, as Git itself does: its size becomes 0.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import write_all
@@ -23,6 +27,7 @@ BACK = 2
 _HEADER = struct.Struct(">4sII")
 _STAT = struct.Struct(">10I")
 _EXTENDED, _STAGE = 0x4000, 0x3000
+_SPLIT = b"link"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def restat(repo: Repo, files: Mapping[str, str]) -> set[str]:
         return set()  # somebody else holds it, or we may not
     try:
         data = bytearray(place.read_bytes())
-        done = _patch(data, repo, files)
+        done = _patch(data, repo, files, place.stat().st_mtime_ns // 10**9)
         if done:
             write_all(handle, [memoryview(data)])
             lock.replace(place)
@@ -77,20 +82,31 @@ def recorded_sizes(repo: Repo) -> dict[str, int]:
         return {}
 
 
-def _patch(data: bytearray, repo: Repo, files: Mapping[str, str]) -> set[str]:
+def _patch(data: bytearray, repo: Repo, files: Mapping[str, str], written: int) -> set[str]:
+    """Put in the stat data of files; `written` is the second in which Git wrote this index."""
     kind = repo.config.get("extensions.objectformat", "sha1")
     width = hashlib.new(kind).digest_size
     done = set()
     for entry in _entries(bytes(data), width):
         path = os.fsdecode(entry.path)
+        old = _STAT.unpack_from(data, entry.start)
         if entry.stage == 0 and files.get(path) == entry.oid:
             stat = os.lstat(repo.cwd / path)
-            old = _STAT.unpack_from(data, entry.start)
             _STAT.pack_into(data, entry.start, *_stat_fields(stat, old[6]))
             done.add(path)
+        elif old[2] >= written and _has_changed(repo.cwd / path, old):
+            _STAT.pack_into(data, entry.start, *old[:-1], 0)
     if done and any(data[-width:]):  # all zeros: Git was told to write no checksum
         data[-width:] = hashlib.new(kind, data[:-width]).digest()
     return done
+
+
+def _has_changed(path: Path, known: tuple[int, ...]) -> bool:
+    """Whether a file is another one than the index knows, to the nanosecond."""
+    try:
+        return tuple(_stat_fields(os.lstat(path), known[6])) != known
+    except OSError:
+        return False  # what is gone is seen in any case
 
 
 def _stat_fields(stat: os.stat_result, mode: int) -> Iterator[int]:
@@ -124,6 +140,8 @@ def _entries(data: bytes, width: int) -> Iterator[_Entry]:
             path = data[at:end]
             at = start + (end - start + 8) // 8 * 8
         yield _Entry(start, oid, (flags & _STAGE) >> 12, path)
+    if data[at : at + len(_SPLIT)] == _SPLIT:
+        raise ValueError("most entries are in another file")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

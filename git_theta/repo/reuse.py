@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from git_theta.core.chain import Updates, decode_chunk, digest_of, links_of, sealed
@@ -31,12 +31,19 @@ class Reuse:
     """Answers `known`: may this chunk be used again, and from where."""
 
     def __init__(
-        self, candidates: Before, store: Store, catalog: Catalog, updates: Updates
+        self,
+        candidates: Before,
+        store: Store,
+        catalog: Catalog,
+        updates: Updates,
+        *,
+        parse: Callable[[bytes], Manifest] = parse,
     ) -> None:
         self._candidates = candidates
         self._store = store
         self._catalog = catalog
         self._updates = updates
+        self._parse = parse
         self.anywhere = False
         self._guard = threading.Lock()
         self._chunks: dict[str, Chunk] = {}
@@ -73,7 +80,7 @@ class Reuse:
         digest = digest_of(text)
         manifest = self._texts.get(digest)
         if manifest is None:
-            manifest = self._texts[digest] = parse(text)
+            manifest = self._texts[digest] = self._parse(text)
             self._add(manifest)
         return manifest
 

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from git_theta.commands.session import Session
+from git_theta.commands.staging import add_file, stage, stored_version
+from git_theta.core.manifest import parse
+from git_theta.repo.gitrepo import Repo
 from tests.sandbox import Sandbox, model
 
 pytestmark = pytest.mark.git
@@ -178,6 +182,22 @@ def test_another_index_and_another_worktree(repo: Sandbox):
     repo.theta("add", "--force", "m.safetensors", cwd=tree)
     assert repo.git("status", "--porcelain", cwd=tree) == "M  m.safetensors\n"
     assert cleans(repo, "status", "--porcelain", cwd=tree) == 0
+
+
+def test_one_session_sees_what_it_staged(repo: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    """What reads Git's objects in the long run reads the index once."""
+    for name, value in repo.env.items():
+        monkeypatch.setenv(name, value)
+    session = Session(Repo.find(repo.work))
+    for number in range(3):
+        model(repo.work / "m.safetensors", {"layer.0.weight": noise(number)})
+        (report,) = made = [add_file(session, "m.safetensors", lambda _: None)]
+        stage(session.repo, made)
+        found = session.repo.objects.read(":0:m.safetensors")
+        assert found is not None
+        assert found[0] == report.blob
+        assert stored_version(session, "m.safetensors") == parse(found[1])
+    session.close()
 
 
 def test_quiet_and_json(repo: Sandbox):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from git_theta.commands.pre_push import pushed
@@ -14,6 +16,7 @@ from git_theta.core.manifest import Chunk, Manifest, Place, Segment, Tensor, dum
 from git_theta.errors import ManifestError
 from git_theta.repo import closure
 from git_theta.repo.gitrepo import Repo
+from git_theta.repo.loose import beginning
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.git
@@ -155,6 +158,50 @@ def test_a_thousand_commits(plain: Sandbox) -> None:
         assert time.process_time() - start < 2
     finally:
         repo.close()
+
+
+def test_loose_and_packed_blobs_tell_the_same(plain: Sandbox) -> None:
+    """Loose ones are inflated no further than they name objects; the newest is read whole."""
+    for number in range(3):
+        commit(plain, "model", manifest(number, 10 + number, tensors=900))
+        commit(plain, "notes", b"no manifest\n" * 4000 * (number + 1))
+    repo = Repo.find(plain.work)
+    try:
+        loose = closure.of_commits(repo, ["HEAD"], newest_whole=True)
+        plain.git("gc", "-q", "--prune=now")
+        packed = closure.of_commits(repo, ["HEAD"], newest_whole=True)
+        assert loose == packed
+        assert sorted(loose.objects) == [digest(n) for n in (0, 1, 2, 10, 11, 12)]
+        commit(plain, "model", manifest(4)[:-30])
+        with pytest.raises(ManifestError, match="model: "):
+            closure.of_commits(repo, ["HEAD"], newest_whole=True)
+    finally:
+        repo.close()
+
+
+def test_the_beginning_of_a_loose_blob(tmp_path: Path) -> None:
+    oid = "ab" * 20
+    text = b"one mark and " + np.random.default_rng(1).bytes(100_000)
+    file = tmp_path / oid[:2] / oid[2:]
+    file.parent.mkdir()
+    sound = zlib.compress(b"blob %d\0" % len(text) + text)
+    file.write_bytes(sound)
+    found = beginning(tmp_path, oid, b" mark ")
+    assert found is not None
+    assert text.startswith(found)
+    assert len(b"one mark ") <= len(found) < len(text) // 2
+    assert beginning(tmp_path, oid, b"nowhere") == text
+    assert beginning(tmp_path, "cd" * 20, b" mark ") is None
+    for broken in (
+        sound[:-9],
+        sound[:-1] + bytes([sound[-1] ^ 1]),
+        b"",
+        b"no zlib at all",
+        zlib.compress(b"blob %d\0" % (len(text) + 1) + text),
+        zlib.compress(b"tree %d\0" % len(text) + text),
+    ):
+        file.write_bytes(broken)
+        assert beginning(tmp_path, oid, b"nowhere") is None
 
 
 def test_lines_of_the_hook(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,8 +135,34 @@ def test_another_staged_manifest_is_not_passed_off_as_the_file(two):
     assert repo.git("status", "--porcelain") == f" M {NAME}\n"
 
 
+@pytest.mark.parametrize("words", [["pull"], ["checkout", "-q", "-"]], ids=" ".join)
+def test_what_changed_in_the_second_of_the_index_is_seen(two, words):
+    """Git compares such a file, for being no older than the index; ours is younger than both."""
+    repo, versions = two
+    repo.git("checkout", "-q", "-b", "side")
+    repo.git("config", "core.trustctime", "false")  # a change time cannot be set
+    texts = {name: repo.work / name for name in ("changed.txt", "same.txt")}
+    second = int(time.time()) - 100
+    for path in texts.values():
+        path.write_text("before")
+        os.utime(path, ns=(0, second * 10**9))
+    repo.commit("with texts")
+    repo.git("branch", "-f", "main")
+    (repo.work / NAME).write_text(repo.git("cat-file", "blob", f"HEAD:{NAME}"))
+    repo.git("add", NAME)
+    os.utime(repo.work / ".git" / "index", (second, second))
+    texts["changed.txt"].write_text("behind")
+    os.utime(texts["changed.txt"], ns=(0, second * 10**9 + 5))
+    repo.theta(*words)
+    assert (repo.work / NAME).read_bytes() == versions[1]
+    assert repo.git("diff-files", "--name-only") == "changed.txt\n"
+    assert cleans(repo, "status", "--porcelain") == 0
+    assert repo.git("status", "--porcelain") == " M changed.txt\n"
+
+
 def test_memory_of_git_is_that_of_the_manifest(repo: Sandbox):
     """A file of 500 MB passes through neither Git's memory nor, whole, through the filter's."""
+    repo.git("config", "theta.threads", "2")  # each one more takes its share of memory
     path = repo.work / "big.safetensors"
     header = b'{"w":{"dtype":"F32","shape":[131072000],"data_offsets":[0,524288000]}}'
     with path.open("wb") as file:

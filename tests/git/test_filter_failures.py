@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -301,11 +302,18 @@ def test_two_processes_add_at_once(repo: Sandbox):
     assert list((repo.work / ".git" / "theta" / "tmp").iterdir()) == []
 
 
+def filters(git: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The filter that Git runs, or nothing yet, or no more."""
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(git.pid).children(recursive=True)
+        return [child for child in below if "filter-process" in child.cmdline()]
+    return []
+
+
 def kill_filter(git: subprocess.Popen[str]) -> None:
     """kill -9 of the filter, not of Git."""
-    for child in psutil.Process(git.pid).children(recursive=True):
-        if "filter-process" in child.cmdline():
-            child.send_signal(signal.SIGKILL)
+    for child in filters(git):
+        child.send_signal(signal.SIGKILL)
 
 
 def interrupt(git: subprocess.Popen[str]) -> None:
@@ -322,18 +330,20 @@ def test_cut_off_at_any_moment(repo: Sandbox, how: Callable[[subprocess.Popen[st
     (repo.work / NAME).write_bytes(data)
     moments = random.Random(3)
     cut = 0
-    for _ in range(7):
+    for number in range(7):
         with subprocess.Popen(
             ["git", "add", NAME], cwd=repo.work, env=repo.env,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         ) as adding:  # fmt: skip
-            time.sleep(moments.uniform(0.15, 0.6))
+            while not number and not filters(adding) and adding.poll() is None:
+                time.sleep(0.001)  # once as soon as there is a filter, so that one is cut off
+            time.sleep(moments.uniform(0.15, 0.6) if number else 0)
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 how(adding)
             _, said = adding.communicate(timeout=30)
         assert "bug" not in said
-        # Python itself says so where it is cut off before it comes to us, on a slow machine.
-        assert "Traceback" not in said or "<frozen site>" in said
+        # Python itself says so where it is cut off before it comes to us.
+        assert "Traceback" not in said or not re.search(r'cli\.py", line \d+, in main|thread', said)
         deadline = time.monotonic() + 10
         while (repo.work / ".git" / "index.lock").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -342,7 +352,7 @@ def test_cut_off_at_any_moment(repo: Sandbox, how: Callable[[subprocess.Popen[st
             # Git may be cut off between writing the index and its end: the new index is whole.
             repo.git("rm", "-q", "--cached", NAME)
         assert index(repo) == before
-    assert cut, "none was fast enough"
+    assert cut
     repo.git("add", NAME)
     (repo.work / NAME).unlink()
     repo.git("checkout", "--", NAME)
@@ -426,7 +436,7 @@ def test_a_catalog_that_is_held_by_another(repo: Sandbox):
     start = time.monotonic()
     model(repo.work / NAME, {"layer.0.weight": weights(40, 50)}, layers=40)
     repo.git("add", NAME)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 40  # of 80 that one wait a tensor would take
     holder.close()
 
 
@@ -437,7 +447,7 @@ def test_a_catalog_that_another_takes_hold_of_later(tmp_path: Path):
     holder.execute("BEGIN EXCLUSIVE")
     start = time.monotonic()
     assert [catalog.manifest("d") for _ in range(20)] == [None] * 20
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 20  # of 40 that one wait a question would take
     holder.close()
     found = catalog.manifest("d")
     assert found is not None

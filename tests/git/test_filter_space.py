@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -52,6 +54,19 @@ def test_overwriting_leaves_one_version(repo: Sandbox):
     assert named <= stored(repo)
     # The first one was staged, so Git still has its blob, and may be asked for it.
     assert len(stored(repo) - named) <= 2
+
+
+def test_what_git_names_is_on_no_list_of_loose_objects(repo: Sandbox):
+    """That list is looked through by every add: it holds what is new, however long the history."""
+    lengths = []
+    for number in range(6):
+        model(repo.work / NAME, {"layer.0.weight": weights(40, 50, seed=number)})
+        repo.commit()
+        with closing(sqlite3.connect(repo.work / ".git" / "theta" / "catalog.db")) as catalog:
+            rows = catalog.execute("SELECT DISTINCT oid FROM loose").fetchall()
+        lengths.append(len(rows))
+        assert {oid for (oid,) in rows} <= set(manifest(repo).objects)
+    assert lengths[-1] == lengths[1] < len(manifest(repo).objects)
 
 
 def one_large(name: str) -> bytes:

@@ -53,12 +53,17 @@ def use(person: Person, server: FaultServer) -> None:
 
 def meet(person: Person, server: FaultServer, fault: str, times: int) -> None:
     """Let the next requests meet a fault."""
-    server.recover()
+    recover(person, server)
     kind, _, what = fault.partition(" ")
     server.fail(kind, what, times)
-    # Only who waits for nothing is impatient: a busy machine is no fault.
-    patience = "1" if fault.endswith("hang") else "30"
-    person.git("config", "--global", "lfs.activitytimeout", patience, cwd=person.root)
+    if fault.endswith("hang"):
+        person.git("config", "--global", "lfs.activitytimeout", "1", cwd=person.root)
+
+
+def recover(person: Person, server: FaultServer) -> None:
+    """All is well again; only who waits for nothing is impatient: a busy machine is no fault."""
+    server.recover()
+    person.git("config", "--global", "lfs.activitytimeout", "30", cwd=person.root)
 
 
 def whole(person: Person) -> bool:
@@ -103,7 +108,7 @@ def test_downloads(bob: Person, host: Path, server: FaultServer, pushed: bytes, 
         assert whole(bob)
         if verb != "fetch":
             assert not bob.file.exists() or bob.is_left()
-        server.recover()
+        recover(bob, server)
         bob.theta("pull")
         assert bob.file.read_bytes() == pushed
         assert bob.git("status", "--porcelain") == ""
@@ -124,7 +129,7 @@ def test_uploads(alice: Person, bob: Person, host: Path, server: FaultServer) ->
         if not passing:
             assert "did not take the objects" in done.stderr
             assert alice.git("ls-remote", "origin") == before, "no commit without its objects"
-            server.recover()
+            recover(alice, server)
             alice.push()
         assert all(server.objects[path.name] == path.read_bytes() for path in alice.objects())
         assert whole(alice)
