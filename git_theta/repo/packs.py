@@ -41,9 +41,13 @@ class _Pack:
         self.size = 0
         self.oid = ""
 
-    def put(self, buffers: Sequence[Buffer]) -> None:
-        """Write some buffers, now or soon; they must stay as they are."""
-        self._do(self._put, *buffers)
+    def put(self, buffers: list[Buffer]) -> None:
+        """Write some buffers, now or soon; they must stay as they are.
+
+        The list is used up, so that each can be given back once it is written.
+        """
+        buffers.reverse()
+        self._do(self._put, buffers)
 
     def close(self) -> None:
         """Give the pack its name once all is written."""
@@ -65,13 +69,13 @@ class _Pack:
             self._handle = -1
             self._path.unlink(missing_ok=True)
 
-    def _do(self, work: Callable[..., None], *values: Buffer) -> None:
+    def _do(self, work: Callable[..., None], *values: list[Buffer]) -> None:
         if self._lane is None:
             work(*values)
         else:
             self.last = self._lane.submit(self._unless_failed, work, *values)
 
-    def _unless_failed(self, work: Callable[..., None], *values: Buffer) -> None:
+    def _unless_failed(self, work: Callable[..., None], *values: list[Buffer]) -> None:
         """Do what comes next, if all before it was done; else say once more what went wrong."""
         if self._failed is not None:
             raise self._failed
@@ -81,9 +85,9 @@ class _Pack:
             self._failed = error
             raise
 
-    def _put(self, *buffers: Buffer) -> None:
-        for buffer in buffers:
-            view = memoryview(buffer)
+    def _put(self, buffers: list[Buffer]) -> None:
+        while buffers:
+            view = memoryview(buffers.pop())
             try:
                 write_fully(self._handle, view)
             except OSError as error:
@@ -211,7 +215,7 @@ class PackWriter:
         waiting, self._waiting = self._waiting, bytearray()
         return [waiting] if waiting else []
 
-    def _put(self, pack: _Pack, buffers: Sequence[Buffer]) -> None:
+    def _put(self, pack: _Pack, buffers: list[Buffer]) -> None:
         if not buffers:
             return
         try:
