@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,6 +21,7 @@ import msgpack
 
 from git_theta.commands import warming
 from git_theta.commands.tasks import in_arrays
+from git_theta.core import copies
 from git_theta.core.choice import Outcome
 from git_theta.core.dtypes import nbytes
 from git_theta.core.manifest import Chunk, Place
@@ -99,14 +98,17 @@ class Sharing:
 
     def start(self, count: int, work: Work) -> None:
         """Make copies, if that is possible here and worth it."""
-        if count < 2 or not self._is_worth_it() or not _may_fork():
+        if count < 2 or not self._is_worth_it():
+            return
+        warming.settle()
+        if not copies.are_possible():
             return
         from git_theta.commands import arrays  # noqa: F401 - once for all
 
         for _ in range(min(count, len(self._tasks))):
             ours, theirs = socket.socketpair()
             try:
-                process = _fork()
+                process = copies.fork()
             except OSError:  # no more processes, or no memory for them
                 ours.close()
                 theirs.close()
@@ -244,18 +246,3 @@ def _asked(line: Line, digest: str) -> Chunk | None:
     chunk = Chunk(*told)
     summary = None if chunk.summary is None else Place(*chunk.summary)
     return chunk._replace(at=Place(*chunk.at), summary=summary)
-
-
-def _may_fork() -> bool:
-    """Whether a copy would find everything as it is here: no other thread may be at work."""
-    if sys.platform != "linux" or "torch" in sys.modules:
-        return False
-    warming.settle()
-    return threading.active_count() == 1
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # Threads of the library behind numpy count too; it stops them for the moment.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()

@@ -29,7 +29,7 @@ def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
         if asked:
             begin()
 
-    return _beside(work)
+    return beside(work)
 
 
 def meanwhile(load: Callable[[], object]) -> None:
@@ -39,10 +39,11 @@ def meanwhile(load: Callable[[], object]) -> None:
         with suppress(ImportError), _importing():
             load()
 
-    _beside(work)
+    beside(work)
 
 
-def _beside(work: Callable[[], None]) -> threading.Thread:
+def beside(work: Callable[[], None]) -> threading.Thread:
+    """Do something on another thread, which `settle` waits for."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     _beside_us.append(thread)

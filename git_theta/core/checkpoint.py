@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from git_theta.core import copies
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, sealed
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, links_of, sealed
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
 from git_theta.errors import CorruptError, NoPluginError, ThetaError
 
 _UNIT = 8 << 20
+# How many bytes updates have to write before it pays to make copies of the process.
+_WORTH_COPIES = 64 << 20
 _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
@@ -190,26 +193,46 @@ def _interleaved(
 ) -> Iterator[memoryview]:
     segments = skeletons.ordered_segments(manifest, skeleton.order)
     chunks = by_digest(manifest)
-    free: list[Bytes] = []
+    units = list(_units(file_parts(skeleton, segments)))
+    sizes = [sum(part.size for part in unit) for unit in units]
 
-    def decode(parts: list[Part], size: int) -> Bytes:
-        buffer = _buffer(free, size)
-        start = 0
-        for part in parts:
+    def decode(number: int, view: memoryview) -> None:
+        buffer, start = np.frombuffer(view, np.uint8), 0
+        for part in units[number]:
             out = buffer[start : start + part.size]
             if part.chunk is not None:
                 decode_chunk(part.chunk, read, updates, chunks, out)
             elif part.data is not None:
                 out[:] = np.frombuffer(part.data, np.uint8)
             start += part.size
+
+    if threads > 1 and _updated(units, chunks) >= _WORTH_COPIES and copies.are_possible():
+        return copies.filled(sizes, threads, decode)
+    return _filled(sizes, threads, decode)
+
+
+def _updated(units: Iterable[list[Part]], chunks: Mapping[str, Chunk]) -> int:
+    """How many bytes updates will write: those of each link, but for the roots."""
+    if not chunks:
+        return 0
+    own = (part.chunk for unit in units for part in unit if part.chunk is not None)
+    return sum(link.size for chunk in own for link in links_of(chunk, chunks)[:-1])
+
+
+def _filled(sizes: Sequence[int], threads: int, fill: copies.Fill) -> Iterator[memoryview]:
+    """What `copies.filled` does, on threads."""
+    free: list[Bytes] = []
+
+    def work(number: int) -> Bytes:
+        buffer = _buffer(free, sizes[number])
+        fill(number, buffer[: sizes[number]].data)
         return buffer
 
     waiting: deque[tuple[Future[Bytes], int]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for parts in _units(file_parts(skeleton, segments)):
-            size = sum(part.size for part in parts)
-            waiting.append((pool.submit(decode, parts, size), size))
+        for number, size in enumerate(sizes):
+            waiting.append((pool.submit(work, number), size))
             if len(waiting) > threads:
                 yield from _taken(waiting, free)
         while waiting:
