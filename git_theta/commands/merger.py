@@ -15,6 +15,7 @@ from git_theta.commands import warming
 from git_theta.commands.drafting import Draft
 from git_theta.commands.keeping import Keeper
 from git_theta.commands.memory import keep_memory
+from git_theta.commands.pacing import Pacing
 from git_theta.commands.reading import Source
 from git_theta.commands.session import Session
 from git_theta.commands.sides import NOTHING_ELSE, Outcome, Side, Wanted
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 # How much work may wait for a task to land, for each thread: bytes that it takes, and tasks.
 _AHEAD = 4 * CHUNK
-_TASKS = 8
+_TASKS = 64
 
 
 class Merger:
@@ -234,27 +235,29 @@ class Merger:
 
         Small tasks may be done while a large one before them is under way.
         """
-        budget = self.session.settings.memory
-        ahead = min(budget, _AHEAD * tools.threads)
+        pacing = Pacing(tools.threads, self.session.settings.memory, _AHEAD * tools.threads)
         waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
-        spent = 0
 
         def work(number: int, task: Task) -> list[Fresh]:
             made = sharing.do(number)
             return self._work(task, tools, room) if made is None else made
 
+        def land() -> None:
+            task, future = waiting.popleft()
+            pacing.taken(_kept(future))
+            self._land(task, future, tools, room)
+
         pool = ThreadPoolExecutor(tools.threads)
         try:
             for number, task in enumerate(tasks):
-                while waiting and (
-                    spent + task.cost > (budget if len(waiting) <= tools.threads else ahead)
-                    or len(waiting) > _TASKS * tools.threads
-                ):
-                    spent -= self._land(waiting, tools, room)
-                spent += task.cost
+                while len(waiting) > _TASKS * tools.threads:
+                    land()
+                while waiting and not pacing.wait(task.cost, waiting[0][1]):
+                    land()
                 waiting.append((task, pool.submit(work, number, task)))
+                pacing.begin(task.cost, waiting[-1][1], _kept)
             while waiting:
-                self._land(waiting, tools, room)
+                land()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -277,9 +280,8 @@ class Merger:
         return made
 
     def _land(
-        self, waiting: deque[tuple[Task, Future[list[Fresh]]]], tools: Tools[Spot], room: Room
-    ) -> int:
-        task, future = waiting.popleft()
+        self, task: Task, future: Future[list[Fresh]], tools: Tools[Spot], room: Room
+    ) -> None:
         name = task.step.unit.name
         try:
             made = future.result()
@@ -287,7 +289,7 @@ class Merger:
             if all(step.unit.name != name for step in self.outcome.conflicts):
                 failed = replace(task.step, action="conflict", reason=str(error))
                 self.outcome.conflicts.append(failed)
-            return task.cost
+            return
         size = nbytes(task.step.dtype, task.step.shape)
         pending = self.pending.setdefault(name, Pending(tools, size))
         for fresh in made:
@@ -298,7 +300,6 @@ class Merger:
         if pending.size == size:
             self.whole.append(name)
             self._note_down(ended=False)
-        return task.cost
 
     # --- the draft -------------------------------------------------------------------------------
 
@@ -427,3 +428,10 @@ def _input(side: Side) -> Input:
         identity=identity(side.manifest),
         statistics={kind: identity(m) for kind, m in sorted(side.statistics.items())},
     )
+
+
+def _kept(future: Future[list[Fresh]]) -> int:
+    """How many bytes wait to be stored once a task is done."""
+    if future.cancelled() or future.exception() is not None:
+        return 0
+    return sum(fresh.nbytes for fresh in future.result())

@@ -36,6 +36,13 @@ class Fresh:
     summary: list[Buffer] | None = None
     known: Chunk | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it holds in memory."""
+        record = [] if self.outcome is None else self.outcome.record
+        plain = 0 if self.plain is None else len(self.plain)
+        return plain + sum(len(buffer) for buffer in [*record, *(self.summary or [])])
+
 
 @dataclass(frozen=True, slots=True)
 class _Stored(Generic[Spot]):

@@ -207,11 +207,11 @@ def test_an_interrupted_merge_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPa
     landed: list[str] = []
     real = merger.Merger._land
 
-    def counted(self: Any, *rest: Any) -> int:
+    def counted(self: Any, *rest: Any) -> None:
         if len(landed) == 4:
             raise KeyboardInterrupt
         landed.append("one")
-        return real(self, *rest)
+        real(self, *rest)
 
     monkeypatch.setattr(merger.Merger, "_land", counted)
     with pytest.raises(KeyboardInterrupt):
