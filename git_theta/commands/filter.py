@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from git_theta.commands import warming
 from git_theta.core.manifest import MAX_TEXT, is_manifest, parse
 from git_theta.errors import ManifestError, PluginError
 from git_theta.repo.caller import (
@@ -175,6 +174,8 @@ def filter_process() -> int:
     reader, writer = PacketReader(STDIN), PacketWriter(STDOUT)
     # To hand over manifests, or to see that nothing changed, takes nothing more.
     if not is_diffing() and not asks_status() and written_later() is None:
+        from git_theta.commands import warming
+
         warming.beside(_load_ahead)
     handshake(reader, writer)
     handlers = FilterHandlers()
