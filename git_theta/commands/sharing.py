@@ -94,7 +94,7 @@ class Sharing:
         self._keeper, self._draft = keeper, draft
         self._guard = threading.Lock()
         self._idle: list[Line] = []
-        self._copies: dict[int, Line] = {}
+        self._copies: dict[int, socket.socket] = {}
 
     def start(self, count: int, work: Work) -> None:
         """Make copies, if that is possible here and worth it."""
@@ -105,21 +105,9 @@ class Sharing:
             return
         from git_theta.commands import arrays  # noqa: F401 - once for all
 
-        for _ in range(min(count, len(self._tasks))):
-            ours, theirs = socket.socketpair()
-            try:
-                process = copies.fork()
-            except OSError:  # no more processes, or no memory for them
-                ours.close()
-                theirs.close()
-                break
-            if not process:
-                for line in (*self._copies.values(), Line(ours)):
-                    line.end.close()  # who holds it open would not see this process end
-                self._serve(Line(theirs), work)
-            theirs.close()
-            self._copies[process] = Line(ours)
-            self._idle.append(self._copies[process])
+        count = min(count, len(self._tasks))
+        self._copies = copies.made(count, lambda line: self._serve(Line(line), work))
+        self._idle = [Line(line) for line in self._copies.values()]
 
     def _is_worth_it(self) -> bool:
         """Whether there is much to do, all of it in numpy: torch has threads of its own."""
@@ -132,11 +120,7 @@ class Sharing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for line in self._copies.values():
-            line.end.close()
-        for process in self._copies:
-            with suppress(ChildProcessError):
-                os.waitpid(process, 0)
+        copies.dismiss(self._copies)
 
     # --- here ------------------------------------------------------------------------------------
 

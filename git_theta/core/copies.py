@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -48,6 +48,38 @@ def fork() -> int:
         # Threads of the library behind numpy count too; it stops them for the moment.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def made(count: int, serve: Callable[[socket.socket], NoReturn]) -> dict[int, socket.socket]:
+    """Make some copies, or as many as there can be; the line to each, by its number.
+
+    A copy serves its end of the line, and ends when nobody holds the other one any more.
+    """
+    lines: dict[int, socket.socket] = {}
+    for _ in range(count):
+        ours, theirs = socket.socketpair()
+        try:
+            process = fork()
+        except OSError:  # no more processes, or no memory for them
+            ours.close()
+            theirs.close()
+            break
+        if not process:
+            for line in (ours, *lines.values()):
+                line.close()  # who holds it open would not see the first process end
+            serve(theirs)
+        theirs.close()
+        lines[process] = ours
+    return lines
+
+
+def dismiss(lines: Mapping[int, socket.socket]) -> None:
+    """Send copies away, and wait until they are gone."""
+    for line in lines.values():
+        line.close()
+    for process in lines:
+        with suppress(ChildProcessError):
+            os.waitpid(process, 0)
 
 
 @dataclass(slots=True)
@@ -91,23 +123,10 @@ class _Crew:
     """Copies, and who does what."""
 
     def __init__(self, count: int, work: Callable[[int], None]) -> None:
-        self._copies: list[_Copy] = []
+        lines = made(count, lambda line: _serve(line, work))
+        self._copies = [_Copy(process, line) for process, line in lines.items()]
         self._waiting: deque[int] = deque()
         self._outcomes: dict[int, bool] = {}
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            try:
-                process = fork()
-            except OSError:
-                ours.close()
-                theirs.close()
-                break
-            if not process:
-                for line in (ours, *(copy.line for copy in self._copies)):
-                    line.close()  # who holds it open would not see this process end
-                _serve(theirs, work)
-            theirs.close()
-            self._copies.append(_Copy(process, ours))
 
     def give(self, number: int) -> None:
         """Have an item done, as soon as somebody is free."""
@@ -122,11 +141,7 @@ class _Crew:
 
     def end(self) -> None:
         """Send all copies away."""
-        for copy in self._copies:
-            copy.line.close()
-        for copy in self._copies:
-            with suppress(ChildProcessError):
-                os.waitpid(copy.process, 0)
+        dismiss({copy.process: copy.line for copy in self._copies})
 
     def _look(self, *, wait: bool = False) -> None:
         """See what was done, and hand out what waits."""
@@ -165,9 +180,7 @@ class _Crew:
     def _lose(self, copy: _Copy) -> None:
         """Go on without a copy that is gone."""
         self._copies.remove(copy)
-        copy.line.close()
-        with suppress(ChildProcessError):
-            os.waitpid(copy.process, 0)
+        dismiss({copy.process: copy.line})
         self._outcomes.update(dict.fromkeys(copy.items, False))
 
 
