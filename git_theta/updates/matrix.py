@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from git_theta.core.chain import Slice
 from git_theta.errors import CorruptError
@@ -12,6 +16,8 @@ from git_theta.updates.rounding import FLOATS, Float
 
 MOST_COLUMNS = 1 << 20
 TILE = 128 << 10
+
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +78,13 @@ def read_matrix(extra: Mapping[str, Any], size: int) -> tuple[Matrix, Float]:
     if not (1 < columns <= MOST_COLUMNS and 0 <= skip < columns):
         raise CorruptError("a stored update of a matrix has an impossible shape")
     return Matrix(columns, skip, size // kind.word), kind
+
+
+@lru_cache(maxsize=16)
+def crossings(matrix: Matrix, rows: int, columns: int) -> tuple[Places, Places]:
+    """Some whole rows, and where they cross some columns: for matrices alike, the same."""
+    rng = np.random.default_rng(0)
+    down = rng.choice(len(matrix.whole), rows, replace=False)
+    across = rng.choice(matrix.columns, columns, replace=False)
+    at: Places = matrix.begin(matrix.whole.start) + down[:, np.newaxis] * matrix.columns + across
+    return down, at

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from git_theta.core.chain import Bytes, scratch
 from git_theta.core.planes import WORDS, Words
 from git_theta.updates import residual, rounding
-from git_theta.updates.matrix import Matrix
+from git_theta.updates.matrix import Matrix, Places, crossings
 from git_theta.updates.rounding import Float
 
 _LEAST_LINES = 24
@@ -34,7 +33,6 @@ _PART = 64 << 10
 
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
 
 
 class Change:
@@ -156,7 +154,7 @@ def probe(change: Change) -> Promise | None:
     kept = side(change)
     if not kept:
         return None
-    down, at = _crossings(change.matrix, kept + _HELD_OUT)
+    down, at = crossings(change.matrix, kept + _HELD_OUT, kept + _HELD_OUT)
     found, held = change.values(at), at[kept:, kept:].ravel()
     left, sizes, right = _decomposed(found[:kept, :kept])
     steps = (found[kept:, :kept] @ right.T, left.T @ found[:kept, kept:])
@@ -170,16 +168,6 @@ def probe(change: Change) -> Promise | None:
         return None
     size = change.matrix.count * bits / 8 + _price(change, rank) / 8
     return Promise(rank, size, down[:kept], left)
-
-
-@lru_cache(maxsize=8)
-def _crossings(matrix: Matrix, count: int) -> tuple[Places, Places]:
-    """Some whole rows, and where they cross as many columns: for matrices alike, the same."""
-    rng = np.random.default_rng(0)
-    down = rng.choice(len(matrix.whole), count, replace=False)
-    across = rng.choice(matrix.columns, count, replace=False)
-    at: Places = matrix.begin(matrix.whole.start) + down[:, np.newaxis] * matrix.columns + across
-    return down, at
 
 
 def _decomposed(square: Doubles) -> tuple[Doubles, Doubles, Doubles]:

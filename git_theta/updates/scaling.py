@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from git_theta.core.chain import Bytes
 from git_theta.core.planes import WORDS, Words
 from git_theta.updates import residual, rounding
-from git_theta.updates.matrix import Matrix
+from git_theta.updates.matrix import Matrix, crossings
 from git_theta.updates.rounding import Float, Floats
 
 _LINES = 128
@@ -25,7 +24,6 @@ _ENOUGH = 1024
 _SCALE_BYTES = 3
 
 Doubles = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def probe(new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> Promise | Non
     columns = min(matrix.columns, _LINES)
     if not rows:
         return None
-    at = _crossings(matrix, rows, columns)
+    _, at = crossings(matrix, rows, columns)
     word = WORDS[kind.word]
     after, before = new.view(word)[at], base.view(word)[at]
     plain = residual.bits(after.ravel(), before.ravel())
@@ -54,16 +52,6 @@ def probe(new: Bytes, base: Bytes, matrix: Matrix, kind: Float) -> Promise | Non
             lines = matrix.columns if axis else matrix.rows
             promises.append(Promise(axis, bits / 8 * matrix.count + lines * _SCALE_BYTES))
     return min(promises, key=lambda promise: promise.size, default=None)
-
-
-@lru_cache(maxsize=8)
-def _crossings(matrix: Matrix, rows: int, columns: int) -> Places:
-    """Where the crossings of some whole rows and columns lie: for matrices alike, the same."""
-    rng = np.random.default_rng(0)
-    down = matrix.whole.start + rng.choice(len(matrix.whole), rows, replace=False)
-    across = rng.choice(matrix.columns, columns, replace=False)
-    places: Places = down[:, np.newaxis] * matrix.columns - matrix.skip + across
-    return places
 
 
 def _scaled_bits(new: Words, base: Words, kind: Float) -> float | None:

@@ -16,6 +16,15 @@ def began(pacing: Pacing, cost: int, kept: int) -> Future[int]:
     return future
 
 
+def waits_for(work: Future[int], pacing: Pacing, cost: int, first: Future[int]) -> bool:
+    """Whether there is room once some work is done, and nobody is told so before."""
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(pacing.wait, cost, first)
+        assert not waits.done()
+        work.set_result(0)
+        return waits.result(PATIENCE)
+
+
 def test_a_large_task_keeps_nobody_from_small_ones():
     pacing = Pacing(threads=2, budget=100, ahead=10)
     large = began(pacing, 60, kept=3)
@@ -23,21 +32,13 @@ def test_a_large_task_keeps_nobody_from_small_ones():
         assert pacing.wait(20, large)
         began(pacing, 20, kept=2).set_result(0)  # 60 + 5 x 2
     assert pacing.wait(30, large)
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(pacing.wait, 31, large)
-        assert not waits.done()
-        large.set_result(0)
-        assert waits.result(PATIENCE)
+    assert waits_for(large, pacing, 31, large)
 
 
 def test_nothing_more_begins_while_all_are_at_work():
     pacing = Pacing(threads=2, budget=100, ahead=10)
     first, second = began(pacing, 20, kept=5), began(pacing, 20, kept=5)
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(pacing.wait, 20, first)
-        assert not waits.done()
-        second.set_result(0)
-        assert waits.result(PATIENCE)
+    assert waits_for(second, pacing, 20, first)
 
 
 def test_whoever_finds_no_room_takes_what_is_done():
