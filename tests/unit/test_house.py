@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,11 +103,16 @@ def test_nothing_can_unpickle(path: Path):
     assert not names & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
 
 
-def loaded_after(code: str) -> set[str]:
+def loaded_after(code: str, heavy: Iterable[str] = HEAVY) -> set[str]:
     """Which heavy packages a fresh Python has imported after running some code."""
     code += "\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split()) & set(HEAVY)
+    return set(done.stdout.splitlines()[-1].split()) & set(heavy)
+
+
+def test_the_filter_starts_light():
+    heavy = ("concurrent.futures.thread", "logging", "numpy", "torch")
+    assert loaded_after("import git_theta.commands.filter", heavy) == set()
 
 
 def test_the_door_is_light():
