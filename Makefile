@@ -35,4 +35,4 @@ setup: ## .venv with everything in it
 	@scripts/setup
 
 clean: ## away with .venv and all caches
-	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis git_theta/core/*.so

@@ -80,7 +80,9 @@ def _asks_for_help(words: list[str]) -> bool:
 
 def _filter(words: list[str]) -> int:
     from git_theta.commands import filter as filters
+    from git_theta.settings import keep_library_to_one_thread
 
+    keep_library_to_one_thread()
     name, *rest = words
     if rest[:1] == ["--"]:
         rest = rest[1:]

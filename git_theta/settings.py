@@ -119,6 +119,14 @@ def written_later() -> int | None:
     return int(size) if size.isdecimal() and top == str(Path.cwd()) else None
 
 
+def keep_library_to_one_thread() -> None:
+    """Have numpy's library make no threads of its own: they wait in busy loops for nothing.
+
+    To be said before numpy is imported, by who has threads for all the work there is.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def forget_super_prefix() -> None:
     """Drop what Git tells those that it runs in a submodule: most of its own commands refuse it."""
     os.environ.pop("GIT_INTERNAL_SUPER_PREFIX", None)

@@ -49,6 +49,7 @@ def diagnose() -> Iterator[Finding]:
     yield from findings.check_git()
     yield from findings.check_lfs(repo)
     yield from findings.check_program()
+    yield from findings.check_loops()
     yield from findings.check_configuration(repo)
     if repo is None:
         yield Finding(check="repository", status="ok", message="none here; only the machine")

@@ -45,17 +45,7 @@ class Draft:
         for place in () if self._failed else places:
             self._forget(place + start, len(plain))
             self._put(place + start, plain.data)
-        self.note(names, start, digest)
-
-    def note(self, names: Sequence[str], start: int, digest: str) -> None:
-        """Say that a chunk is written, here or by a copy of this process."""
-        for name in self._places.keys() & set(names):
-            self._written[self._places[name] + start] = digest
-
-    @property
-    def failed(self) -> bool:
-        """Whether something could not be written."""
-        return self._failed
+            self._written[place + start] = digest
 
     def old_places(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         """Where the file that goes should hold the chunks of some tensors, by digest."""

@@ -89,6 +89,21 @@ def check_program() -> Iterator[Finding]:
         )
 
 
+def check_loops() -> Iterator[Finding]:
+    """The loops in C: without them all is as it is, but slower."""
+    from git_theta.core import loops
+
+    if loops.compiled is not None:
+        yield Finding(check="loops", status="ok", message="those in C are installed")
+    else:
+        yield Finding(
+            check="loops",
+            status="warning",
+            message="those in C were not built; numpy does the same, more slowly",
+            remedy="install a C compiler and Python's headers, then git-theta again",
+        )
+
+
 def check_configuration(repo: Repo | None) -> Iterator[Finding]:
     """Filter, merge and diff drivers."""
     values = everywhere(repo)

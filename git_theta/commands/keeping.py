@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from git_theta import registry
@@ -28,11 +28,7 @@ _SCATTERED = frozenset({"delta", "sparse"})
 
 
 class Keeper:
-    """Stores what is merged; models are the bases, and nothing else is looked at.
-
-    `ask` answers for `known`, and `tell` says something to the user, once: others may take their
-    places where a copy of the process works.
-    """
+    """Stores what is merged; models are the bases, and nothing else is looked at."""
 
     def __init__(self, session: Session, models: Sequence[Side], source: Source) -> None:
         self._session = session
@@ -55,8 +51,6 @@ class Keeper:
         self._manifests = manifests
         self._choosers: dict[bool, Chooser] = {}
         self._told: set[str] = set()
-        self.ask: Callable[[str], Chunk | None] = self._known
-        self.tell: Callable[[str], None] = self._tell
 
     @property
     def proven(self) -> list[Chunk]:
@@ -80,9 +74,6 @@ class Keeper:
 
     def known(self, digest: str) -> Chunk | None:
         """A chunk that is stored already, with all that is needed to read it."""
-        return self.ask(digest)
-
-    def _known(self, digest: str) -> Chunk | None:
         chunk = self._reuse.known(digest)
         if chunk is not None:
             chunks = self._reuse.links(chunk)
@@ -112,7 +103,7 @@ class Keeper:
         loaded = ((name, self._update(name)) for name in registry.names("updates"))
         updates = {name: update for name, update in loaded if update is not None}
         memory = self._session.settings.memory
-        return Chooser(updates, choice, memory=memory, tell=lambda said: self.tell(said))
+        return Chooser(updates, choice, memory=memory, tell=self._tell)
 
     def _tell(self, said: str) -> None:
         if said not in self._told:

@@ -133,7 +133,7 @@ def _run(session: Session, names: Sequence[str], options: Mapping[str, Any]) -> 
 
 
 def _load_merger() -> None:
-    from git_theta.commands import arrays, merger, sharing  # noqa: F401
+    from git_theta.commands import arrays, merger  # noqa: F401
 
 
 def _carry_out(

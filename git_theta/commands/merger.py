@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,6 @@ from git_theta.repo.packs import PackWriter, Spot
 from git_theta.updates.library import one_thread
 
 if TYPE_CHECKING:
-    from git_theta.commands.sharing import Sharing
     from git_theta.commands.tasks import Context, Room, Task
 
 # How much work may wait for a task to land, for each thread: bytes that it takes, and tasks.
@@ -166,7 +165,6 @@ class Merger:
         steps = self._left(steps)
         if not steps:
             return
-        from git_theta.commands.sharing import Sharing
         from git_theta.commands.tasks import tasks
 
         context = self._context(steps)
@@ -175,13 +173,11 @@ class Merger:
             from git_theta.commands import surveying
 
             gathered = surveying.survey(context, steps)
-        parts = [
+        parts = (
             task for step in steps for task in tasks(context, step, gathered.get(id(step.chosen)))
-        ]
-        room = context.room
-        with one_thread(), Sharing(context, parts, self.keeper, self._draft) as sharing:
-            sharing.start(tools.threads, lambda task: self._work(task, tools, room))
-            self._do(parts, tools, room, sharing)
+        )
+        with one_thread():
+            self._do(parts, tools, context.room)
         self.outcome.read = self.source.read
 
     def _left(self, steps: list[Step]) -> list[Step]:
@@ -230,17 +226,13 @@ class Merger:
             place = self.outcome.steps.index(step)
             self.outcome.steps[place] = replace(step, action="take", winner=winner)
 
-    def _do(self, tasks: Sequence[Task], tools: Tools[Spot], room: Room, sharing: Sharing) -> None:
+    def _do(self, tasks: Iterator[Task], tools: Tools[Spot], room: Room) -> None:
         """Run tasks on several threads, as many at once as the memory allows; land in order.
 
         Small tasks may be done while a large one before them is under way.
         """
         pacing = Pacing(tools.threads, self.session.settings.memory, _AHEAD * tools.threads)
         waiting: deque[tuple[Task, Future[list[Fresh]]]] = deque()
-
-        def work(number: int, task: Task) -> list[Fresh]:
-            made = sharing.do(number)
-            return self._work(task, tools, room) if made is None else made
 
         def land() -> None:
             task, future = waiting.popleft()
@@ -249,12 +241,12 @@ class Merger:
 
         pool = ThreadPoolExecutor(tools.threads)
         try:
-            for number, task in enumerate(tasks):
+            for task in tasks:
                 while len(waiting) > _TASKS * tools.threads:
                     land()
                 while waiting and not pacing.wait(task.cost, waiting[0][1]):
                     land()
-                waiting.append((task, pool.submit(work, number, task)))
+                waiting.append((task, pool.submit(self._work, task, tools, room)))
                 pacing.begin(task.cost, waiting[-1][1], _kept)
             while waiting:
                 land()

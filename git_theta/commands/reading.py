@@ -176,17 +176,6 @@ class Source:
             self.read += chunk.size
         return True
 
-    def count(self, read: int) -> None:
-        """Count bytes that were read, by a copy of this process."""
-        with self._guard:
-            self.read += read
-
-    def take_count(self) -> int:
-        """The bytes that were read since this was asked last."""
-        with self._guard:
-            read, self.read = self.read, 0
-        return read
-
     def held(self, digest: str) -> Bytes | None:
         """The bytes of a chunk that this thread has just read with others, if they are as read."""
         found = self._held.chunks.get(digest)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from git_theta.commands import warming
 from git_theta.commands.direct import DirectFiles
 from git_theta.commands.progress import counted, progress
 from git_theta.commands.session import Session, say
@@ -138,7 +137,6 @@ class Smudger:
             return as_it_is
         try:
             self._fetch(manifest.objects)
-            warming.settle()
             pieces = rebuild(
                 manifest,
                 self.session.store.lend,

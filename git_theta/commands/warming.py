@@ -17,7 +17,6 @@ from functools import cache
 from git_theta.commands.memory import keep_memory
 
 _TURN = 1e-4
-_beside_us: list[threading.Thread] = []
 
 
 def begin_if(wanted: Callable[[], bool]) -> threading.Thread:
@@ -43,17 +42,10 @@ def meanwhile(load: Callable[[], object]) -> None:
 
 
 def beside(work: Callable[[], None]) -> threading.Thread:
-    """Do something on another thread, which `settle` waits for."""
+    """Do something on another thread."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    _beside_us.append(thread)
     return thread
-
-
-def settle() -> None:
-    """Wait until these threads have ended; torch may still be on its way."""
-    while _beside_us:
-        _beside_us.pop().join()
 
 
 @cache

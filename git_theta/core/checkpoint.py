@@ -17,16 +17,13 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from git_theta.core import copies
 from git_theta.core import skeleton as skeletons
-from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, links_of, sealed
+from git_theta.core.chain import Bytes, Read, Updates, decode_chunk, sealed
 from git_theta.core.layout import SplitTensor
 from git_theta.core.manifest import Chunk, Manifest, Segment
 from git_theta.errors import CorruptError, NoPluginError, ThetaError
 
 _UNIT = 8 << 20
-# How many bytes updates have to write before it pays to make copies of the process.
-_WORTH_COPIES = 64 << 20
 _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: |\Z)")
 
 
@@ -206,21 +203,16 @@ def _interleaved(
                 out[:] = np.frombuffer(part.data, np.uint8)
             start += part.size
 
-    if threads > 1 and _updated(units, chunks) >= _WORTH_COPIES and copies.are_possible():
-        return copies.filled(sizes, threads, decode)
     return _filled(sizes, threads, decode)
 
 
-def _updated(units: Iterable[list[Part]], chunks: Mapping[str, Chunk]) -> int:
-    """How many bytes updates will write: those of each link, but for the roots."""
-    if not chunks:
-        return 0
-    own = (part.chunk for unit in units for part in unit if part.chunk is not None)
-    return sum(link.size for chunk in own for link in links_of(chunk, chunks)[:-1])
+def _filled(
+    sizes: Sequence[int], threads: int, fill: Callable[[int, memoryview], None]
+) -> Iterator[memoryview]:
+    """Memory of some sizes, each filled by `fill(its number, it)` on one of some threads.
 
-
-def _filled(sizes: Sequence[int], threads: int, fill: copies.Fill) -> Iterator[memoryview]:
-    """What `copies.filled` does, on threads."""
+    They come in order, and each is valid until the next is asked for.
+    """
     free: list[Bytes] = []
 
     def work(number: int) -> Bytes:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from git_theta.core import loops
 from git_theta.core.dtypes import DTYPES, FLOAT
+from git_theta.core.loops import Bytes as Bytes
+from git_theta.core.loops import Words as Words
 from git_theta.core.payload import Buffer, expand, squeeze
 from git_theta.errors import CorruptError
 
@@ -37,9 +40,6 @@ _HUFFMAN = zstandard.ZstdCompressionParameters(
 )
 WORDS: dict[int, npt.DTypeLike] = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
-Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.unsignedinteger]
-
 
 class _Scratch(threading.local):
     """Coders and work arrays of one thread: fresh memory costs more than the work done in it."""
@@ -48,9 +48,7 @@ class _Scratch(threading.local):
         self.huffman = zstandard.ZstdCompressor(compression_params=_HUFFMAN)
         self.general = zstandard.ZstdCompressor(level=3)
         self.decompressor = zstandard.ZstdDecompressor()
-        self.plane = np.empty(BLOCK, np.uint8)
-        self.words = np.empty(BLOCK * 8, np.uint8)
-        self.spare = np.empty(BLOCK * 8, np.uint8)
+        self.planes = np.empty(BLOCK * 8, np.uint8)
 
 
 _scratch = _Scratch()
@@ -85,7 +83,7 @@ def refined(data: Bytes, cut: Grain) -> Grain:
     if not cut.turn or len(data) < _SAMPLE * cut.word:
         return cut
     sample = sampled(data, cut.word).view(WORDS[cut.word])
-    coded = _scratch.huffman.compress(_plane(sample, 0, cut.turn).data)
+    coded = _scratch.huffman.compress(_planes(sample, cut.turn)[0].data)
     return Grain(cut.word, _FAR) if len(coded) < len(sample) * _NO_NOISE else cut
 
 
@@ -105,8 +103,8 @@ def noise(sizes: list[int], count: int) -> frozenset[int]:
 def plane_sizes(words: Words, turn: int = 0) -> list[int]:
     """The coded size of each plane of at most `BLOCK` words, raw where that is no more."""
     return [
-        min(len(words), len(_scratch.huffman.compress(_plane(words, index, turn).data)))
-        for index in range(words.dtype.itemsize)
+        min(len(words), len(_scratch.huffman.compress(plane.data)))
+        for plane in _planes(words, turn)
     ]
 
 
@@ -140,8 +138,7 @@ def encode(data: Bytes, cut: Grain) -> list[bytes]:
     raw = _noise(data, cut)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
-        for index in range(word):
-            plane = _plane(block, index, cut.turn)
+        for index, plane in enumerate(_planes(block, cut.turn)):
             frames.append(plane.tobytes() if index in raw else _checked(plane, _scratch.huffman))
     if whole < len(data):
         frames.append(data[whole:].tobytes())
@@ -161,8 +158,8 @@ def encode_rows(rows: Bytes, cut: Grain) -> list[list[bytes]]:
     some = max(1, BLOCK // count)
     for start in range(0, len(rows), some):
         words = rows[start : start + some].reshape(-1).view(WORDS[word])
-        for index in range(word):
-            plane = _plane(words, index, cut.turn).tobytes()
+        for cut_out in _planes(words, cut.turn):
+            plane = cut_out.tobytes()
             for row, at in enumerate(range(0, len(plane), count), start):
                 found[row].append(_coded(plane[at : at + count]))
     return found
@@ -178,53 +175,32 @@ def _coded(plain: bytes) -> bytes:
     return frame
 
 
-def encode_words(words: Words, raw: frozenset[int] = frozenset()) -> list[bytes]:
+def encode_words(
+    words: Words, raw: frozenset[int] = frozenset(), old: Words | None = None
+) -> list[bytes]:
     """The planes of at most `BLOCK` words, lowest first, those in `raw` as they are.
 
-    Unlike those of `encode` the frames are not proven: who stores them decodes the whole.
+    With `old`, those of the folded differences from that. Unlike those of `encode` the frames are
+    not proven: who stores them decodes the whole.
     """
-    frames: list[bytes] = []
-    for index in range(words.dtype.itemsize):
-        plane = _plane(words, index)
-        frames.append(
-            plane.tobytes() if index in raw else bytes(squeeze(plane.data, _scratch.huffman))
-        )
-    return frames
+    return [
+        plane.tobytes() if index in raw else bytes(squeeze(plane.data, _scratch.huffman))
+        for index, plane in enumerate(_planes(words, old=old))
+    ]
 
 
-def decode_words(frames: Iterator[memoryview], words: Words) -> None:
-    """Fill `words` from their planes.
-
-    Raises:
-        CorruptError: a frame is missing, or does not hold one byte of each word.
-    """
-    join(significant(frames, len(words), words.dtype.itemsize), words)
-
-
-def significant(frames: Iterator[memoryview], count: int, word: int) -> list[Bytes]:
-    """The planes of `count` words, lowest first, less those at the top that are all zero.
-
-    One is left always. They are valid as long as the frames are.
+def decode_words(frames: Iterator[memoryview], words: Words, old: Words | None = None) -> None:
+    """Fill `words` from their planes, or with `old` plus the differences that those hold.
 
     Raises:
         CorruptError: a frame is missing, or does not hold one byte of each word.
     """
     try:
-        found = [next(frames) for _ in range(word)]
+        found = [next(frames) for _ in range(words.dtype.itemsize)]
     except StopIteration as error:
         raise CorruptError("a stored record lacks a frame") from error
-    planes = [_expanded(frame, count) for frame in found]
-    while len(planes) > 1 and not (count and planes[-1].max()):
-        planes.pop()  # small numbers have nothing but zeros there
-    return planes
-
-
-def join(planes: list[Bytes], words: npt.NDArray[np.integer[Any]]) -> None:
-    """Fill `words`, which may be wider than that, from their planes, lowest first."""
-    np.copyto(words, planes[-1])
-    for plane in reversed(planes[:-1]):
-        np.left_shift(words, 8, out=words)
-        np.bitwise_or(words, plane, out=words)
+    planes = [_expanded(frame, len(words)) for frame in found]
+    loops.join(planes, words, old=old)
 
 
 def decode(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: int) -> None:
@@ -253,12 +229,8 @@ def _decode_words(frames: Iterator[memoryview], out: Bytes, cut: Grain, block: i
     words = out[:whole].view(WORDS[word])
     for start in range(0, len(words), block):
         part = words[start : start + block]
-        join([_expanded(next(frames), len(part)) for _ in range(word)], part)
-        if cut.turn:
-            high = _scratch.words[: part.nbytes].view(part.dtype)
-            np.left_shift(part, 8 * word - cut.turn, out=high)
-            np.right_shift(part, cut.turn, out=part)
-            np.bitwise_or(part, high, out=part)
+        planes = [_expanded(next(frames), len(part)) for _ in range(word)]
+        loops.join(planes, part, turn=cut.turn)
     if whole < len(out):
         out[whole:] = _expanded(next(frames), len(out) - whole)
 
@@ -270,8 +242,8 @@ def guess_grain(data: Bytes) -> Grain:
         return Grain()
     sizes: dict[int, int] = {
         word: sum(
-            len(_scratch.huffman.compress(_plane(sample.view(WORDS[word]), index).data))
-            for index in range(word)
+            len(_scratch.huffman.compress(plane.data))
+            for plane in _planes(sample.view(WORDS[word]))
         )
         for word in (1, 2, 4, 8)
     }
@@ -303,33 +275,9 @@ def _blocks(data: Bytes, size: int) -> Iterator[Bytes]:
         yield data[start : start + size]
 
 
-def _plane(words: Words, index: int, turn: int = 0) -> Bytes:
-    """Copy one byte of every word, turned left by some bits, into the thread's scratch plane."""
-    plane = _scratch.plane[: len(words)]
-    if turn:
-        return _turned_plane(plane, words, index, turn)
-    if index == 0:
-        np.copyto(plane, words, casting="unsafe")
-    else:
-        shifted = _scratch.words[: words.nbytes].view(words.dtype)
-        np.right_shift(words, 8 * index, out=shifted)
-        np.copyto(plane, shifted, casting="unsafe")
-    return plane
-
-
-def _turned_plane(plane: Bytes, words: Words, index: int, turn: int) -> Bytes:
-    """Turned words are never made: a shift finds each of their bytes."""
-    shifted = _scratch.words[: words.nbytes].view(words.dtype)
-    if index:
-        np.right_shift(words, 8 * index - turn, out=shifted)
-        np.copyto(plane, shifted, casting="unsafe")
-        return plane
-    high = _scratch.spare[: words.nbytes].view(words.dtype)
-    np.left_shift(words, turn, out=shifted)
-    np.right_shift(words, 8 * words.dtype.itemsize - turn, out=high)
-    np.bitwise_or(shifted, high, out=shifted)
-    np.copyto(plane, shifted, casting="unsafe")
-    return plane
+def _planes(words: Words, turn: int = 0, old: Words | None = None) -> list[Bytes]:
+    """The bytes of at most `BLOCK` words, in the thread's scratch."""
+    return loops.split(words, _scratch.planes, turn=turn, old=old)
 
 
 def _checked(plain: Bytes, compressor: zstandard.ZstdCompressor) -> bytes:

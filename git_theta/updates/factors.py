@@ -20,7 +20,6 @@ import numpy.typing as npt
 from git_theta.core import planes
 from git_theta.core.planes import BLOCK
 from git_theta.errors import CorruptError
-from git_theta.updates import residual
 
 _SUM_BITS, _SINGLE_BITS = 53, 24
 _FAR, _NEAR = 400, 50
@@ -61,8 +60,8 @@ class Thin:
             flat = array.ravel().view(f"<u{array.itemsize}")
             zero = np.zeros(min(BLOCK, len(flat)), flat.dtype)
             for start in range(0, len(flat), BLOCK):
-                part = flat[start : start + BLOCK].copy()
-                frames += planes.encode_words(residual.fold(part, zero[: len(part)], part))
+                part = flat[start : start + BLOCK]
+                frames += planes.encode_words(part, old=zero[: len(part)])
         return frames
 
 
@@ -105,8 +104,7 @@ def _unfolded(
     zero = np.zeros(min(BLOCK, count), dtype)
     for start in range(0, count, BLOCK):
         part = out[start : start + BLOCK]
-        planes.decode_words(frames, part)
-        residual.unfold(part, zero[: len(part)], part)
+        planes.decode_words(frames, part, zero[: len(part)])
     return out
 
 

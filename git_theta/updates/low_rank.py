@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from git_theta.core import loops
 from git_theta.core.chain import Bytes, Encoded, Slice, scratch
 from git_theta.core.payload import Header
 from git_theta.core.planes import BLOCK, WORDS, Grain
@@ -133,6 +134,9 @@ class _Model:
         right = np.ascontiguousarray(self.right.values().T.astype(working))
         word = WORDS[self.kind.word]
         words, result = base.view(word), out.view(word)
+        mantissa, skip = self.kind.mantissa, self.matrix.skip
+        if loops.plus_product((left, right), words, result, mantissa=mantissa, skip=skip):
+            return
         for first, last in self.matrix.blocks():
             begin, end = self.matrix.inside(first, last)
             room = scratch.take("product", (last - first) * self.matrix.columns * working.itemsize)

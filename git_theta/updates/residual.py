@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from git_theta.core import planes
+from git_theta.core import loops, planes
 from git_theta.core.chain import Bytes
+from git_theta.core.loops import Words, fold
 from git_theta.core.payload import expand, squeeze
-from git_theta.core.planes import BLOCK, WORDS, Words
+from git_theta.core.planes import BLOCK, WORDS
 from git_theta.errors import CorruptError
 
 PLANES, GAPS, BITMAP = "planes", "gaps", "bitmap"
@@ -29,25 +30,20 @@ PLANES, GAPS, BITMAP = "planes", "gaps", "bitmap"
 _GAPS_BELOW = 0.12
 _GAPS_AT_MOST = 0.25
 _SPARSE_BELOW = 0.9
-_TILE = 64 << 10
 _LEAST = 16
 _FEW = 256
-_JUMPS_BELOW = 0.03
 _NEARLY_NOTHING = 1 / 256
 
 Extra = dict[str, Any]
-Places = npt.NDArray[np.int64]
 
 
 class _Scratch(threading.local):
     """Work arrays of one thread: fresh memory costs more than the work done in it."""
 
     def __init__(self) -> None:
-        self.folded = np.empty(BLOCK * 8, np.uint8)
-        self.spare = np.empty(_TILE * 8, np.uint8)
-        self.places = np.empty(_TILE, np.int64)
-        self.tile = np.empty(_TILE * 8, np.uint8)
-        self.changed = np.empty(BLOCK + BLOCK // 8, np.bool_)
+        self.values = np.empty(BLOCK * 8, np.uint8)
+        self.gaps = np.empty(BLOCK, "<u4")
+        self.bits = np.empty(BLOCK // 8, np.uint8)
         self.compressor = zstandard.ZstdCompressor(level=1)
         self.decompressor = zstandard.ZstdDecompressor()
 
@@ -59,41 +55,6 @@ def whole_words(data: Bytes, word: int) -> Words:
     """The bytes as unsigned words, less the up to `word` - 1 bytes that are left over."""
     words: Words = data[: len(data) - len(data) % word].view(WORDS[word])
     return words
-
-
-def fold(new: Words, reference: Words, out: Words) -> Words:
-    """Differences modulo 2^n, folded: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
-    for start in range(0, len(out), _TILE):
-        part = out[start : start + _TILE]
-        np.subtract(new[start : start + _TILE], reference[start : start + _TILE], out=part)
-        _fold(part)
-    return out
-
-
-def _fold(part: Words) -> None:
-    """Fold up to `_TILE` differences where they are."""
-    signed = np.dtype(f"<i{part.dtype.itemsize}")
-    sign = _scratch.spare[: part.nbytes].view(part.dtype)
-    np.right_shift(part.view(signed), 8 * part.dtype.itemsize - 1, out=sign.view(signed))
-    np.left_shift(part, 1, out=part)
-    np.bitwise_xor(part, sign, out=part)
-
-
-def unfold(folded: Words, reference: Words, out: Words) -> None:
-    """Undo `fold`; `folded` is used up, `out` may be `reference`."""
-    for start in range(0, len(out), _TILE):
-        part = folded[start : start + _TILE]
-        _unfold(part)
-        np.add(part, reference[start : start + _TILE], out=out[start : start + _TILE])
-
-
-def _unfold(part: Words) -> None:
-    """Undo `_fold`."""
-    sign = _scratch.spare[: part.nbytes].view(part.dtype)
-    np.bitwise_and(part, 1, out=sign)
-    np.negative(sign, out=sign)
-    np.right_shift(part, 1, out=part)
-    np.bitwise_xor(part, sign, out=part)
 
 
 def bits(new: Words, near: Words) -> float:
@@ -156,7 +117,7 @@ class Sample:
         if not len(self.changed):
             return _LEAST + self.total * 1e-5
         values = sum(planes.plane_sizes(self.folded[self.changed])) / len(self.changed)
-        places = sum(planes.plane_sizes(_gaps(self.changed, -1))) / len(self.changed)
+        places = sum(planes.plane_sizes(_gaps(self.changed))) / len(self.changed)
         if len(self.folded) < self.total:
             places = min(places, _entropy(self.density) / self.density / 8)
         return self.density * self.total * (values + places)
@@ -206,9 +167,8 @@ def encode_planes(new: Bytes, reference: Bytes, word: int, sample: Sample) -> li
     words, others = whole_words(new, word), whole_words(reference, word)
     frames: list[bytes] = []
     for start in range(0, len(words), BLOCK):
-        part = words[start : start + BLOCK]
-        folded = _scratch.folded[: part.nbytes].view(part.dtype)
-        frames += planes.encode_words(fold(part, others[start : start + BLOCK], folded), raw)
+        part, other = words[start : start + BLOCK], others[start : start + BLOCK]
+        frames += planes.encode_words(part, raw, other)
     return frames + _tail(new, word)
 
 
@@ -226,44 +186,28 @@ def encode_sparse(
 def _encode_gaps(new: Bytes, reference: Bytes, word: int) -> tuple[Extra, list[bytes]] | None:
     """Gaps between the changed words, or None where there turn out to be too many of those."""
     words, others = whole_words(new, word), whole_words(reference, word)
-    places, count = [np.zeros(0, np.int64)], 0
+    gaps, values = [np.zeros(0, "<u4")], [np.zeros(0, words.dtype)]
+    count = gap = 0
     for start in range(0, len(words), BLOCK):
-        changed = _changed(words[start : start + BLOCK], others[start : start + BLOCK])
-        found = _places(changed)
-        places.append(found + start)
-        count += len(found)
+        part, other = words[start : start + BLOCK], others[start : start + BLOCK]
+        room = _scratch.values[: part.nbytes].view(part.dtype)
+        found, gap = loops.seek(part, other, _scratch.gaps, room, gap)
+        gaps.append(_scratch.gaps[:found].copy())
+        values.append(room[:found].copy())
+        count += found
         if count > _GAPS_AT_MOST * len(words) and count > _FEW:
             return None
     frames: list[bytes] = []
-    at, before = np.concatenate(places), -1
-    for start in range(0, len(at), BLOCK):
-        part = at[start : start + BLOCK]
-        values = words[part]
-        frames += planes.encode_words(_gaps(part, before))
-        frames += planes.encode_words(fold(values, others[part], values))
-        before = int(part[-1])
+    before, changes = np.concatenate(gaps), np.concatenate(values)
+    for start in range(0, count, BLOCK):
+        frames += planes.encode_words(before[start : start + BLOCK])
+        frames += planes.encode_words(changes[start : start + BLOCK])
     return {"m": GAPS, "n": count}, frames + _tail(new, word)
 
 
-def _places(changed: npt.NDArray[np.bool_]) -> Places:
-    """Where the words that `_changed` found are.
-
-    Where numpy is to find a few in a hundred it jumps from one to the next, which takes longer
-    than to look at them all. It does that where there are more, so more are put behind the end.
-    """
-    size, count = len(changed), np.count_nonzero(changed)
-    if not _JUMPS_BELOW * size < count <= size // 8:
-        return np.flatnonzero(changed)
-    more = _scratch.changed[: size + size // 8]
-    more[size:] = True
-    return np.flatnonzero(more)[:count]
-
-
-def _gaps(places: Places, before: int) -> Words:
+def _gaps(places: npt.NDArray[np.int64]) -> Words:
     """How many unchanged words lie before each place."""
-    gaps = np.diff(places, prepend=before)
-    gaps -= 1
-    return gaps.astype("<u4")
+    return (np.diff(places, prepend=-1) - 1).astype("<u4")
 
 
 def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
@@ -271,32 +215,16 @@ def _encode_bitmap(new: Bytes, reference: Bytes, word: int) -> list[bytes]:
     frames: list[bytes] = []
     for start in range(0, len(words), BLOCK):
         part, other = words[start : start + BLOCK], others[start : start + BLOCK]
-        changed = _scratch.changed[: len(part)]
-        values = _gathered(part, other, changed)
-        frames.append(bytes(squeeze(np.packbits(changed).data, _scratch.compressor)))
-        frames += planes.encode_words(values)
+        values, bits = _scratch.values[: part.nbytes].view(part.dtype), _bits(len(part))
+        found = loops.gather(part, other, bits, values)
+        frames.append(bytes(squeeze(bits.data, _scratch.compressor)))
+        frames += planes.encode_words(values[:found])
     return frames + _tail(new, word)
 
 
-def _gathered(new: Words, reference: Words, changed: npt.NDArray[np.bool_]) -> Words:
-    """The folded differences of the words that changed; fills `changed` with which those are.
-
-    It goes tile by tile, so that all of it is in cache.
-    """
-    found, count = _scratch.folded[: new.nbytes].view(new.dtype), 0
-    for start in range(0, len(new), _TILE):
-        tile = _scratch.tile[: new[start : start + _TILE].nbytes].view(new.dtype)
-        np.subtract(new[start : start + _TILE], reference[start : start + _TILE], out=tile)
-        where = np.not_equal(tile, 0, out=changed[start : start + _TILE])
-        places = np.flatnonzero(where)
-        values = found[count : count + len(places)]
-        _fold(np.take(tile, places, mode="clip", out=values))
-        count += len(places)
-    return found[:count]
-
-
-def _changed(new: Words, reference: Words) -> npt.NDArray[np.bool_]:
-    return np.not_equal(new, reference, out=_scratch.changed[: len(new)])
+def _bits(count: int) -> Bytes:
+    """Room for a bit for each of some words."""
+    return _scratch.bits[: -(-count // 8)]
 
 
 def _tail(new: Bytes, word: int) -> list[bytes]:
@@ -347,56 +275,35 @@ def decode(
 def _decode_planes(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
     for start in range(0, len(out), BLOCK):
         part = out[start : start + BLOCK]
-        folded = _scratch.folded[: part.nbytes].view(part.dtype)
-        planes.decode_words(frames, folded)
-        unfold(folded, reference[start : start + BLOCK], part)
+        planes.decode_words(frames, part, reference[start : start + BLOCK])
 
 
 def _decode_gaps(frames: Iterator[memoryview], out: Words, count: object) -> None:
     if type(count) is not int or not 0 <= count <= len(out):
         raise CorruptError("a stored record has an impossible number of changed words")
-    before = -1
+    at = 0
     for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
-        gaps = planes.significant(frames, size, 4)
-        changes = planes.significant(frames, size, out.itemsize)
-        for low in range(0, size, _TILE):
-            tile = slice(low, min(low + _TILE, size))
-            places = _scratch.places[: tile.stop - low]
-            planes.join([plane[tile] for plane in gaps], places)
-            np.add(places, 1, out=places)
-            places[0] += before
-            np.cumsum(places, out=places)
-            before = int(places[-1])
-            if before >= len(out):
-                raise CorruptError("a stored record changes words beyond its end")
-            values = _scratch.tile[: len(places) * out.itemsize].view(out.dtype)
-            planes.join([plane[tile] for plane in changes], values)
-            _unfold(values)
-            out[places] += values
+        gaps = _scratch.gaps[: min(BLOCK, count - start)]
+        planes.decode_words(frames, gaps)
+        values = _values(frames, len(gaps), out.dtype)
+        try:
+            at = loops.scatter(gaps, values, out, at)
+        except ValueError as error:
+            raise CorruptError("a stored record changes words beyond its end") from error
 
 
 def _decode_bitmap(frames: Iterator[memoryview], reference: Words, out: Words) -> None:
     for start in range(0, len(out), BLOCK):
         part, other = out[start : start + BLOCK], reference[start : start + BLOCK]
         packed = expand(_next(frames), -(-len(part) // 8), _scratch.decompressor)
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(part)).view(np.bool_)
-        values = _values(frames, int(np.count_nonzero(bits)), part.dtype)
-        at = 0
-        for low in range(0, len(part), _TILE):
-            places = np.flatnonzero(bits[low : low + _TILE])
-            tile = _scratch.tile[: part[low : low + _TILE].nbytes].view(part.dtype)
-            tile.fill(0)
-            found = values[at : at + len(places)]
-            _unfold(found)
-            tile[places] = found
-            np.add(tile, other[low : low + _TILE], out=part[low : low + _TILE])
-            at += len(places)
+        bits = np.frombuffer(packed, np.uint8)
+        changed = int(np.count_nonzero(np.unpackbits(bits, count=len(part))))
+        loops.spread(bits, _values(frames, changed, part.dtype), other, part)
 
 
 def _values(frames: Iterator[memoryview], count: int, dtype: np.dtype[Any]) -> Words:
     """The next folded differences, until others are asked for."""
-    folded: Words = _scratch.folded[: count * dtype.itemsize].view(dtype)
+    folded: Words = _scratch.values[: count * dtype.itemsize].view(dtype)
     planes.decode_words(frames, folded)
     return folded
 

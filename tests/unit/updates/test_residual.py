@@ -6,31 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from git_theta.core.chain import Bytes
 from git_theta.core.planes import BLOCK, WORDS
 from git_theta.errors import CorruptError
 from git_theta.updates import residual
 from git_theta.updates.residual import Sample
-
-
-@given(st.data())
-def test_folding_is_undone_for_any_words(data: st.DataObject):
-    word = data.draw(st.sampled_from(sorted(WORDS)))
-    words = st.lists(st.integers(0, 256**word - 1), min_size=5, max_size=5)
-    new, base = (np.array(data.draw(words), WORDS[word]) for _ in range(2))
-    folded = residual.fold(new, base, np.empty_like(new))
-    back = np.empty_like(new)
-    residual.unfold(folded, base, back)
-    assert back.tolist() == new.tolist()
-
-
-def test_small_differences_become_small_numbers():
-    base = np.array([0, 0, 0, 0, 255, 7], np.uint8)
-    new = np.array([0, 255, 1, 254, 0, 7 + 128], np.uint8)
-    assert residual.fold(new, base, np.empty_like(new)).tolist() == [0, 1, 2, 3, 2, 255]
 
 
 def views(frames: list[bytes]) -> Iterator[memoryview]:
@@ -72,16 +53,6 @@ def test_gaps_where_few_changed_and_a_bitmap_where_many_did():
         assert residual.encode(new, base, 4)[0]["m"] == mode
     new, base = changed(1, 100_000, 4)
     assert residual.encode(new, base, 4)[0] == {}
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.09, 0.12, 0.2])
-def test_changed_words_are_found_where_they_are(share: float):
-    rng = np.random.default_rng(3)
-    for size in (5, 1000, BLOCK):
-        old = np.zeros(size, np.uint16)
-        new = (rng.random(size) < share).astype(np.uint16)
-        found = residual._places(residual._changed(new, old))
-        assert found.tolist() == np.flatnonzero(new).tolist()
 
 
 def test_a_sample_that_misleads_costs_no_exactness():

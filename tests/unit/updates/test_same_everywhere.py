@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from git_theta.core import loops
 from git_theta.core.chain import Bytes, Encoded, Slice, Update
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import parse
@@ -50,6 +51,7 @@ sys.exit(pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", {GOLDEN!r}]))
 
 
 def test_golden_objects_with_no_library(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loops, "compiled", None)
     monkeypatch.setattr(factors, "_library_is_exact", lambda _: False)
     calls = []
 
@@ -76,6 +78,7 @@ def big() -> tuple[Slice, npt.NDArray[np.uint8], bytes]:
 
 def test_with_no_library_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch):
     new, base, data = big()
+    monkeypatch.setattr(loops, "compiled", None)
     monkeypatch.setattr(factors, "product", lambda left, right, _: factors.sequential(left, right))
     assert restored(LowRankUpdate(), data, base).tobytes() == new.data.tobytes()
 
@@ -91,6 +94,7 @@ def test_with_whole_numbers_only_the_bits_are_the_same(monkeypatch: pytest.Monke
         total: factors.Doubles = (integers[0] @ integers[1]) * scales[0] * scales[1].T
         return total
 
+    monkeypatch.setattr(loops, "compiled", None)
     monkeypatch.setattr(factors, "product", whole)
     assert restored(LowRankUpdate(), data, base).tobytes() == new.data.tobytes()
     assert calls
@@ -104,6 +108,7 @@ def _least(lines: factors.Doubles) -> npt.NDArray[np.int64]:
 
 def test_a_library_that_is_not_exact_is_passed_over(monkeypatch: pytest.MonkeyPatch):
     left, right = np.ones((2, 3)), np.ones((3, 2))
+    monkeypatch.setattr(loops, "compiled", None)
     monkeypatch.setattr(factors, "_library_is_exact", lambda _: False)
     monkeypatch.setattr(factors, "sequential", lambda *_: np.full((2, 2), 7.0))
     assert factors.product(left, right).tolist() == [[7, 7], [7, 7]]
