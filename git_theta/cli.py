@@ -21,6 +21,8 @@ BUG, INTERRUPTED, BROKEN_PIPE, DRIVER_FAILED = 128, 130, 141, 129
 # often as is usual takes a quarter of the time to start.
 _GARBAGE = 50_000
 _FILTERS = ("filter-process", "clean", "smudge")
+# What multiplies matrices that are worth more than one thread.
+_COMPUTING = ("apply", "average", "diff", "extract", "merge", "merge-driver", "resolve", "stats")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +60,10 @@ def _run(words: list[str]) -> int:
     if words in (["--version"], ["version"]):
         sys.stdout.write(f"git-theta {__version__}\n")
         return 0
+    if words and words[0] not in _COMPUTING:
+        from git_theta.settings import keep_library_to_one_thread
+
+        keep_library_to_one_thread()
     if words and words[0] in _FILTERS and not _asks_for_help(words):
         return _filter(words)
     if words[:2] == ["merge-driver", "--"]:
@@ -80,9 +86,7 @@ def _asks_for_help(words: list[str]) -> bool:
 
 def _filter(words: list[str]) -> int:
     from git_theta.commands import filter as filters
-    from git_theta.settings import keep_library_to_one_thread
 
-    keep_library_to_one_thread()
     name, *rest = words
     if rest[:1] == ["--"]:
         rest = rest[1:]

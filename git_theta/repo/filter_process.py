@@ -41,7 +41,11 @@ def handshake(reader: PacketReader, writer: PacketWriter) -> None:
     Raises:
         ProtocolError: the other side is no Git that we know.
     """
-    if reader.packet() != b"git-filter-client\n" or "version" not in reader.lines():
+    try:
+        is_git = reader.packet() == b"git-filter-client\n" and "version" in reader.lines()
+    except EOFError:
+        is_git = False
+    if not is_git:
         raise ProtocolError("this command is for Git to run", hint="see git theta -h")
     writer.lines("git-filter-server", "version=2")
     reader.lines()

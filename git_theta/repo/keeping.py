@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from git_theta.repo import temporary
 
-_BLOCK = 1 << 20  # still in a cache when it is digested
+_BLOCK = 4 << 20  # still in a cache when it is digested
 _PREFIX = "kept-"
 _CLONE = 0x40049409  # FICLONE of linux/fs.h
 
@@ -141,16 +141,48 @@ def digest_of_file(
 ) -> str:
     """BLAKE3 of the first `size` bytes of an open file, with others laid over it in file order."""
     whole = blake3(max_threads=blake3.AUTO)
-    view = memoryview(bytearray(min(size, _BLOCK)))
+    steps = list(_steps(size, over))
+    read = _read_ahead(handle, [(at, length) for at, length, data in steps if data is None])
+    for _, length, data in steps:
+        if data is not None:
+            whole.update(data)
+            continue
+        part = next(read)
+        whole.update(part)
+        advance(len(part))
+        if len(part) < length:  # the file is shorter than that
+            break
+    return whole.hexdigest()
+
+
+def _steps(size: int, over: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes | None]]:
+    """Places in file order, and what is laid over them; None where the file itself is read."""
     at = 0
     for start, data in (*over, (size, b"")):
-        while at < start:
-            got = os.preadv(handle, [view[: start - at]], at)
-            if not got:
-                return whole.hexdigest()
-            whole.update(view[:got])
-            at += got
-            advance(got)
-        whole.update(data)
-        at += len(data)
-    return whole.hexdigest()
+        for place in range(at, start, _BLOCK):
+            yield place, min(_BLOCK, start - place), None
+        yield start, len(data), data
+        at = start + len(data)
+
+
+def _read_ahead(handle: int, places: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
+    """What a file has at some places, up to its end; each is valid until the next is asked for.
+
+    While one is looked at, another thread reads the next.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    rooms = [memoryview(bytearray(_BLOCK)) for _ in range(2)]
+    coming: Future[memoryview] | None = None
+    with ThreadPoolExecutor(1) as pool:
+        for number, (at, length) in enumerate(places):
+            following = pool.submit(_read, handle, rooms[number % 2][:length], at)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def _read(handle: int, room: memoryview, at: int) -> memoryview:
+    return room[: os.preadv(handle, [room], at)]

@@ -32,6 +32,7 @@ VISIBLE = [name for name, entry in COMMANDS.items() if entry.section]
         (["show", "--nonsense", "x"], 2),
         (["track", "../x"], 2),
         (["filter-process", "x"], 2),
+        (["filter-process"], 128),
         (["completion", "tcsh"], 2),
         (["show", "nothing"], 3),
         (["export", "nothing", "-o", "x"], 3),
