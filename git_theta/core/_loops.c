@@ -7,9 +7,11 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <errno.h>
 #include <float.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "numbers are stored little-endian, and read here as they are"
@@ -703,6 +705,41 @@ static PyObject *plus_product(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Write all of a buffer in pieces, from an offset on or, below 0, from where the file stands. */
+static PyObject *write_pieces(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    int handle;
+    long long offset;
+    Py_ssize_t piece;
+    Buffers all = {.count = 0};
+    Out data;
+    size_t size, done = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iOLn", &handle, &object, &offset, &piece))
+        return NULL;
+    if (take(&all, object, 0, &data, &size) || piece < 1)
+        return failed(&all, "pieces have at least a byte");
+    while (done < size) {
+        ssize_t got = 0;
+        Py_BEGIN_ALLOW_THREADS
+        while (done < size && got >= 0) {
+            size_t next = size - done < (size_t)piece ? size - done : (size_t)piece;
+            got = offset < 0 ? write(handle, data + done, next)
+                             : pwrite(handle, data + done, next, (off_t)offset + (off_t)done);
+            done += got > 0 ? (size_t)got : 0;
+        }
+        Py_END_ALLOW_THREADS
+        if (got < 0 && (errno != EINTR || PyErr_CheckSignals())) {
+            if (!PyErr_Occurred())
+                PyErr_SetFromErrno(PyExc_OSError);
+            return failed(&all, "");
+        }
+    }
+    let_go(&all);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"split", split, METH_VARARGS, "Cut words, or folded differences, into byte planes."},
     {"join", join, METH_VARARGS, "Join byte planes to words, or add the differences they hold."},
@@ -711,6 +748,7 @@ static PyMethodDef methods[] = {
     {"seek", seek, METH_VARARGS, "The folded differences of changed words, and gaps."},
     {"scatter", scatter, METH_VARARGS, "Undo seek."},
     {"plus_product", plus_product, METH_VARARGS, "Floats plus a thin product, rounded once."},
+    {"write", write_pieces, METH_VARARGS, "Write all of a buffer, a piece at a time."},
     {NULL, NULL, 0, NULL},
 };
 

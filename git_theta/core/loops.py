@@ -8,22 +8,14 @@ difference of words is taken modulo 2^n and folded, so that 0, -1, 1, -2, ... be
 from __future__ import annotations
 
 import threading
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from git_theta.core.compiled import LOOPS
 
-def _built() -> ModuleType | None:
-    try:
-        return import_module("git_theta.core._loops")
-    except ImportError:
-        return None
-
-
-compiled = _built()
+compiled = LOOPS
 
 _BLOCK = 512 << 10
 _TILE = 64 << 10

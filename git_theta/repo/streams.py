@@ -10,6 +10,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from git_theta.core.compiled import LOOPS
 from git_theta.errors import RefusedError
 
 # Git then streams what is larger, and maps no more of a pack at once.
@@ -274,6 +275,9 @@ def copy_proven(compared: ComparedStream, source: FileReader, handle: int) -> bo
 
 def write_fully(handle: int, view: memoryview) -> None:
     """`os.write` until everything is written."""
+    if LOOPS is not None:
+        LOOPS.write(handle, view, -1, _PIECE)
+        return
     for start in range(0, len(view), _PIECE):
         piece = view[start : start + _PIECE]
         while piece:
@@ -282,6 +286,9 @@ def write_fully(handle: int, view: memoryview) -> None:
 
 def write_at(handle: int, view: memoryview, offset: int) -> None:
     """`os.pwrite` until everything is written."""
+    if LOOPS is not None:
+        LOOPS.write(handle, view, offset, _PIECE)
+        return
     while view:
         done = os.pwrite(handle, view[:_PIECE], offset)
         view, offset = view[done:], offset + done

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,3 +254,56 @@ def test_buffers_that_do_not_fit_each_other_are_refused():
         COMPILED.split(words, None, bytes(16), 2, 0)
     with pytest.raises(ValueError, match="do not fit"):
         COMPILED.split(words, None, np.zeros(16, np.uint8), 3, 0)
+
+
+@needs_compiled
+def test_all_is_written_in_pieces(tmp_path: Path):
+    assert COMPILED is not None
+    data = bytes(range(256)) * 10
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        for piece in (1, 7, 1000, 10_000):
+            COMPILED.write(file.fileno(), data, -1, piece)
+            COMPILED.write(file.fileno(), memoryview(data)[:9], 20_000 + piece, piece)
+        assert file.tell() == 4 * len(data)
+        file.seek(0)
+        assert file.read(4 * len(data)) == 4 * data
+        assert os.pread(file.fileno(), 9, 20_007) == data[:9]
+        with pytest.raises(ValueError, match="at least a byte"):
+            COMPILED.write(file.fileno(), data, -1, 0)
+    with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space"):
+        COMPILED.write(full.fileno(), data, -1, 100)
+    with pytest.raises(OSError, match="Bad file"):
+        COMPILED.write(-1, data, -1, 100)
+
+
+@needs_compiled
+def test_a_signal_does_not_end_a_write_but_its_handler_may():
+    program = """
+import os, signal, threading, time
+from git_theta.core.compiled import LOOPS
+reader, writer = os.pipe()
+seen = []
+signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+def drain():
+    time.sleep(0.3)
+    left = 5_000_000
+    while left:
+        left -= len(os.read(reader, left))
+thread = threading.Thread(target=drain)
+thread.start()
+LOOPS.write(writer, bytes(5_000_000), -1, 32768)
+thread.join()
+assert seen
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+try:
+    LOOPS.write(writer, bytes(5_000_000), -1, 32768)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "stopped\n", done.stderr
