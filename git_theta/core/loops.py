@@ -50,7 +50,8 @@ def split(new: Words, room: Bytes, *, turn: int = 0, old: Words | None = None) -
     width, count = new.dtype.itemsize, len(new)
     planes = [room[index * count : (index + 1) * count] for index in range(width)]
     if compiled is not None:
-        compiled.split(new, old, room[: new.nbytes], width, turn)
+        one, other = np.ascontiguousarray(new), None if old is None else np.ascontiguousarray(old)
+        compiled.split(one, other, room[: new.nbytes], width, turn)
         return planes
     words = new if old is None else fold(new, old, _like(_scratch.spare, new))
     for index, plane in enumerate(planes):
@@ -82,8 +83,9 @@ def join(planes: list[Bytes], out: Words, *, turn: int = 0, old: Words | None = 
     Raises:
         ValueError: a plane has not one byte for each word.
     """
-    if compiled is not None:
-        compiled.join(planes, old, out, out.dtype.itemsize, turn)
+    if compiled is not None and out.flags.c_contiguous:
+        other = None if old is None else np.ascontiguousarray(old)
+        compiled.join(planes, other, out, out.dtype.itemsize, turn)
         return
     if any(len(plane) != len(out) for plane in planes):
         raise ValueError("a plane has the wrong length")
@@ -253,7 +255,7 @@ def plus_product(
     """
     if compiled is None or mantissa not in _SUMS:
         return False
-    left, right = factors
+    left, right = map(np.ascontiguousarray, factors)
     width, rank = left.dtype.itemsize, left.shape[1]
     compiled.plus_product(left, right, base, out, mantissa, width, rank, skip)
     return True

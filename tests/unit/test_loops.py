@@ -189,6 +189,22 @@ def test_bits_behind_the_last_word_are_none_of_its():
             assert out.tolist() == [0, 0, 1]
 
 
+def test_words_need_not_lie_together():
+    new, old = versions(4, 3000, 0.5)
+    planes = both(lambda: split(new[::3], old=old[::3]))
+    assert planes == split(new[::3].copy(), old=old[::3].copy())
+    given = [np.array(plane, np.uint8) for plane in planes]
+    for compiled in ways():
+        with way(compiled):
+            out = np.zeros(3000, new.dtype)
+            loops.join(given, out[::3], old=old[::3])
+            assert np.array_equal(out[::3], new[::3])
+            left, right = np.ones((2, 3), "<f4", order="F"), np.ones((3, 5), "<f4", order="F")
+            words, result = np.zeros(10, "<u4"), np.zeros(10, "<u4")
+            if loops.plus_product((left, right), words, result, mantissa=23, skip=0):
+                assert (result.view("<f4") == 3).all()
+
+
 @pytest.mark.parametrize("skip", [0, 5])
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
 def test_numbers_plus_a_product_have_the_same_bits(dtype: str, skip: int):
