@@ -1,7 +1,8 @@
 /* The loops over numbers that cost most: cutting them into byte planes and joining them again,
- * differences, changed places, and sums that are rounded once.
+ * differences, changed places, and sums that are rounded once; and how large files are written.
  *
- * What each does is said in loops.py, which does the same in numpy where this was not built. No
+ * What each does is said in loops.py (of `write`, in repo/streams.py), where the same is done without
+ * this. No
  * argument is trusted: sizes are checked here, and nothing is read or written beyond a buffer.
  */
 
@@ -55,6 +56,11 @@ ANY(uint64_t)
 typedef const uint8_t *In;
 typedef uint8_t *Out;
 
+/* Differences of either sign as small numbers, and back. */
+#define FOLDED(U, S, change) \
+    ((U)((U)((change) << 1) ^ (U)((S)(change) >> (8 * sizeof(U) - 1))))
+#define UNFOLDED(U, folded) ((U)((U)((folded) >> 1) ^ (U)((U)0 - ((folded) & 1))))
+
 /* --- planes ----------------------------------------------------------------------------------- */
 
 #define DEFINE_SPLIT(width, U, S)                                                                 \
@@ -66,7 +72,7 @@ typedef uint8_t *Out;
             if (old != NULL)                                                                      \
                 for (size_t i = 0; i < size; i++) {                                               \
                     U change = (U)(GET(U, new, start + i) - GET(U, old, start + i));              \
-                    tile[i] = (U)((U)(change << 1) ^ (U)((S)change >> (8 * width - 1)));          \
+                    tile[i] = FOLDED(U, S, change);                                               \
                 }                                                                                 \
             else if (turn)                                                                        \
                 for (size_t i = 0; i < size; i++) {                                               \
@@ -114,7 +120,7 @@ FOR_EACH_WORD(DEFINE_SPLIT)
             JOIN(U, size)                                                                         \
             if (old != NULL)                                                                      \
                 for (size_t i = 0; i < size; i++) {                                               \
-                    U change = (U)((U)(tile[i] >> 1) ^ (U)(0 - (tile[i] & 1)));                   \
+                    U change = UNFOLDED(U, tile[i]);                                              \
                     PUT(U, out, start + i, change + GET(U, old, start + i));                      \
                 }                                                                                 \
             else if (turn)                                                                        \
@@ -137,12 +143,12 @@ static inline uint8_t packed(In flags)
 
 /* The folded differences of a tile, and which of them are any. */
 #define FOLD(U, S, width)                                                                         \
-    for (size_t i = 0; i < size; i++) {                                                   \
-        U change = (U)(GET(U, new, start + i) - GET(U, old, start + i));                  \
-        tile[i] = (U)((U)(change << 1) ^ (U)((S)change >> (8 * width - 1)));              \
-    }                                                                                     \
-    for (size_t i = 0; i < size; i++)                                                     \
-        flags[i] = tile[i] != 0;                                                          \
+    for (size_t i = 0; i < size; i++) {                                                           \
+        U change = (U)(GET(U, new, start + i) - GET(U, old, start + i));                          \
+        tile[i] = FOLDED(U, S, change);              \
+    }                                                                                             \
+    for (size_t i = 0; i < size; i++)                                                             \
+        flags[i] = tile[i] != 0;                                                                  \
     memset(flags + size, 0, TILE - size);
 
 /* For each eight bits, the first one the highest: which of them are set, and for each how many are
@@ -174,7 +180,7 @@ static void count_bits(void)
     static inline void lay_##width(unsigned bits, In from, U *words)                              \
     {                                                                                             \
         for (int i = 0; i < 8; i++)                                                               \
-            words[i] = GET(U, from, set_before[bits][i]) & (U)((U)0 - ((bits >> (7 - i)) & 1)); \
+            words[i] = GET(U, from, set_before[bits][i]) & (U)((U)0 - ((bits >> (7 - i)) & 1));   \
     }
 DEFINE_ONE_BY_ONE(1, uint8_t, int8_t)
 DEFINE_ONE_BY_ONE(4, uint32_t, int32_t)
@@ -246,7 +252,7 @@ static inline unsigned set_bits(In bits, size_t first, size_t count)
                 many -= COUNT(set);                                                               \
             }                                                                                     \
             for (size_t i = 0; i < size; i++) {                                                   \
-                U change = (U)((U)(tile[i] >> 1) ^ (U)(0 - (tile[i] & 1)));                       \
+                U change = UNFOLDED(U, tile[i]);                                                  \
                 PUT(U, out, start + i, GET(U, old, start + i) + change);                          \
             }                                                                                     \
         }                                                                                         \
@@ -285,7 +291,7 @@ FOR_EACH_WORD(DEFINE_SEEK)
             if (at >= count)                                                                      \
                 return -1;                                                                        \
             U value = GET(U, values, i);                                                          \
-            PUT(U, out, at, GET(U, out, at) + (U)((U)(value >> 1) ^ (U)(0 - (value & 1))));       \
+            PUT(U, out, at, GET(U, out, at) + UNFOLDED(U, value));                                \
         }                                                                                         \
         return (Py_ssize_t)at;                                                                    \
     }
@@ -293,33 +299,18 @@ FOR_EACH_WORD(DEFINE_SCATTER)
 
 /* --- sums ------------------------------------------------------------------------------------- */
 
-static inline float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static inline double double_of(uint64_t bits)
-{
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint64_t double_bits(double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
+/* The same bits as another type. */
+#define DEFINE_CAST(name, from_type, to_type)     \
+    static inline to_type name(from_type given)   \
+    {                                             \
+        to_type made;                             \
+        memcpy(&made, &given, sizeof made);       \
+        return made;                              \
+    }
+DEFINE_CAST(float_of, uint32_t, float)
+DEFINE_CAST(bits_of, float, uint32_t)
+DEFINE_CAST(double_of, uint64_t, double)
+DEFINE_CAST(double_bits, double, uint64_t)
 
 static inline float widen_bf16(uint32_t bits) { return float_of(bits << 16); }
 
@@ -341,7 +332,7 @@ static inline uint32_t bf16_of(float value)
         const L span = most - ((L)4 << mantissa) + 1;                                             \
         for (size_t i = 0; i < count; i++) {                                                      \
             L old = GET(U, base, i);                                                              \
-            L new = ROUND(changes[i] + (F)WIDEN(old));                                    \
+            L new = ROUND(changes[i] + (F)WIDEN(old));                                            \
             L odd = (((new << 1) - twice) & most) >= span;                                        \
             odd |= (L)((((old << 1) - twice) & most) >= span) & (L)(((old << 1) & most) != 0);    \
             PUT(U, out, i, odd ? old : new);                                                      \

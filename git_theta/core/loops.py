@@ -17,7 +17,7 @@ from git_theta.core.compiled import LOOPS
 
 compiled = LOOPS
 
-_BLOCK = 512 << 10
+BLOCK = 512 << 10
 _TILE = 64 << 10
 _JUMPS_BELOW = 0.03
 _SUMS = (7, 23, 52)
@@ -32,11 +32,11 @@ class _Scratch(threading.local):
     """Work arrays of one thread: fresh memory costs more than the work done in it."""
 
     def __init__(self) -> None:
-        self.words = np.empty(_BLOCK * 8, np.uint8)
-        self.spare = np.empty(_BLOCK * 8, np.uint8)
+        self.words = np.empty(BLOCK * 8, np.uint8)
+        self.spare = np.empty(BLOCK * 8, np.uint8)
         self.tile = np.empty(_TILE * 8, np.uint8)
         self.places = np.empty(_TILE, np.int64)
-        self.changed = np.empty(_BLOCK + _BLOCK // 8, np.bool_)
+        self.changed = np.empty(BLOCK + BLOCK // 8, np.bool_)
 
 
 _scratch = _Scratch()

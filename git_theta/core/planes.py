@@ -18,12 +18,12 @@ import zstandard
 
 from git_theta.core import loops
 from git_theta.core.dtypes import DTYPES, FLOAT
+from git_theta.core.loops import BLOCK as BLOCK
 from git_theta.core.loops import Bytes as Bytes
 from git_theta.core.loops import Words as Words
 from git_theta.core.payload import Buffer, expand, squeeze
 from git_theta.errors import CorruptError
 
-BLOCK = 512 << 10
 _SAMPLE = 64 << 10
 SMALL = _SAMPLE
 _RUNS = 16

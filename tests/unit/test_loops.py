@@ -234,10 +234,7 @@ def near(kind: rounding.Float, power: int) -> Any:
     """The exponent of numbers about as large as products of factors of this power of two."""
     bias = 15 if kind.mantissa == 10 else 1023 if kind.word == 8 else 127
     exponent = min(max(bias + 2 * power, 1), 2 * bias)
-    return WORDS_OF[kind.word](exponent << kind.mantissa)
-
-
-WORDS_OF = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+    return np.dtype(WORDS[kind.word]).type(exponent << kind.mantissa)
 
 
 def special(kind: rounding.Float) -> Words:
