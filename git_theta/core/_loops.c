@@ -1,9 +1,9 @@
 /* The loops over numbers that cost most: cutting them into byte planes and joining them again,
- * differences, changed places, and sums that are rounded once; and how large files are written.
+ * differences, changed places, sums; and how large files are written.
  *
  * What each does is said in loops.py (of `write`, in repo/streams.py), where the same is done without
- * this. No
- * argument is trusted: sizes are checked here, and nothing is read or written beyond a buffer.
+ * this. No argument is trusted: sizes are checked here, and nothing is read or written beyond a
+ * buffer.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -431,6 +431,139 @@ DEFINE_PRODUCT(f32_single, 4, float)
 DEFINE_PRODUCT(f32_double, 4, double)
 DEFINE_PRODUCT(f64_double, 8, double)
 
+/* --- sums of a block -------------------------------------------------------------------------- */
+
+#define LANES 64
+#define MOST_VALUES (256 << 10)
+
+/* Some numbers as floats, which lie as their bits do. */
+#define RUN 32
+static inline void load_4(In values, size_t at, float *to) { memcpy(to, values + at * 4, RUN * 4); }
+static inline void load_2(In values, size_t at, float *to)
+{
+    uint16_t halves[RUN];
+    uint32_t bits[RUN];
+    memcpy(halves, values + at * 2, sizeof halves);
+    for (int j = 0; j < RUN; j++)
+        bits[j] = (uint32_t)halves[j] << 16;
+    memcpy(to, bits, sizeof bits);
+}
+
+/* 64 bits from any place; those of each byte are in order from its lowest. */
+static inline uint64_t bits_from(In bits, size_t at)
+{
+    uint64_t low = GET(uint64_t, bits, at / 64);
+    return at % 64 ? low >> at % 64 | GET(uint64_t, bits, at / 64 + 1) << (64 - at % 64) : low;
+}
+
+/* Three times halved: the first and the second half added, the halves of that, and once more. */
+#define HALVED(TERM)                                                      \
+    (((TERM(0) + TERM(4)) + (TERM(2) + TERM(6))) + ((TERM(1) + TERM(5)) + (TERM(3) + TERM(7))))
+#define SQUARE(k) (v[k][j] * v[k][j])
+#define VALUE(k) v[k][j]
+#define SIGNED(k) w[k][j]
+
+static inline void turn(float *values, uint32_t signs)
+{
+    uint32_t bits[RUN];
+    memcpy(bits, values, sizeof bits);
+    for (int j = 0; j < RUN; j++)
+        bits[j] ^= signs << (31 - j) & 0x80000000u;
+    memcpy(values, bits, sizeof bits);
+}
+
+/* The first three halvings of squares, of values and of values with signs, for 64 sums each. */
+#define DEFINE_SUMS(width)                                                                        \
+    WIDE static void sums_##width(In values, size_t part, In signs, size_t start, float *squares, \
+                                  float *plain, float *turned)                                    \
+    {                                                                                             \
+        size_t step = part * LANES;                                                               \
+        for (size_t at = 0; at < step; at += RUN) {                                               \
+            float v[8][RUN], w[8][RUN], sums[3][RUN];                                             \
+            for (size_t k = 0; k < 8; k++)                                                        \
+                load_##width(values, at + k * step, v[k]);                                        \
+            for (int j = 0; j < RUN; j++)                                                         \
+                sums[0][j] = HALVED(SQUARE);                                                      \
+            for (int j = 0; j < RUN; j++)                                                         \
+                sums[1][j] = HALVED(VALUE);                                                       \
+            if (signs != NULL) {                                                                  \
+                for (size_t k = 0; k < 8; k++) {                                                  \
+                    memcpy(w[k], v[k], sizeof v[k]);                                              \
+                    turn(w[k], (uint32_t)bits_from(signs, start + at + k * step));                \
+                }                                                                                 \
+                for (int j = 0; j < RUN; j++)                                                     \
+                    sums[2][j] = HALVED(SIGNED);                                                  \
+                memcpy(turned + at, sums[2], sizeof sums[2]);                                     \
+            }                                                                                     \
+            memcpy(squares + at, sums[0], sizeof sums[0]);                                        \
+            memcpy(plain + at, sums[1], sizeof sums[1]);                                          \
+        }                                                                                         \
+    }
+DEFINE_SUMS(2)
+DEFINE_SUMS(4)
+
+/* The rest of the halvings: 64 sums are left in front. */
+WIDE static void halve(float *sums, size_t rows)
+{
+    while (rows > 1) {
+        rows /= 2;
+        const float *restrict more = sums + rows * LANES;
+        float *restrict to = sums;
+        for (size_t i = 0; i < rows * LANES; i++)
+            to[i] += more[i];
+    }
+}
+
+static double total(const float *sums)
+{
+    double wide[LANES];
+    for (int i = 0; i < LANES; i++)
+        wide[i] = sums[i];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            wide[i] += wide[half + i];
+    return wide[0];
+}
+
+#define LESS(x, y) ((x) < (y) ? (x) : (y))
+#define MORE(x, y) ((x) > (y) ? (x) : (y))
+#define DEFINE_EXTREMES(width)                                                                    \
+    WIDE static void extremes_##width(In values, size_t count, double *ends)                      \
+    {                                                                                             \
+        float low[RUN], high[RUN], v[4][RUN];                                                     \
+        uint8_t last[4 * RUN * 4];                                                                \
+        for (size_t at = 0; at < count; at += 4 * RUN) {                                          \
+            In from = values + at * width;                                                        \
+            if (count - at < 4 * RUN) { /* the last few, and the very last once more */           \
+                for (size_t j = 0; j < 4 * RUN; j++)                                              \
+                    memcpy(last + j * width, from + LESS(j, count - at - 1) * width, width);      \
+                from = last;                                                                      \
+            }                                                                                     \
+            for (size_t k = 0; k < 4; k++)                                                        \
+                load_##width(from, k * RUN, v[k]);                                                \
+            if (!at) {                                                                            \
+                memcpy(low, v[0], sizeof low);                                                    \
+                memcpy(high, v[0], sizeof high);                                                  \
+            }                                                                                     \
+            for (int j = 0; j < RUN; j++) {                                                       \
+                float a = LESS(v[0][j], v[1][j]), b = LESS(v[2][j], v[3][j]), c = LESS(a, b);     \
+                low[j] = LESS(c, low[j]);                                                         \
+            }                                                                                     \
+            for (int j = 0; j < RUN; j++) {                                                       \
+                float a = MORE(v[0][j], v[1][j]), b = MORE(v[2][j], v[3][j]), c = MORE(a, b);     \
+                high[j] = MORE(c, high[j]);                                                       \
+            }                                                                                     \
+        }                                                                                         \
+        for (int j = 1; j < RUN; j++) {                                                           \
+            low[0] = LESS(low[j], low[0]);                                                        \
+            high[0] = MORE(high[j], high[0]);                                                     \
+        }                                                                                         \
+        ends[0] = low[0];                                                                         \
+        ends[1] = high[0];                                                                        \
+    }
+DEFINE_EXTREMES(2)
+DEFINE_EXTREMES(4)
+
 /* --- called from Python ----------------------------------------------------------------------- */
 
 #define MAX_BUFFERS 12
@@ -479,6 +612,13 @@ static int is_word(int word) { return word == 1 || word == 2 || word == 4 || wor
     case 2: call_2; break;                              \
     case 4: call_4; break;                              \
     default: call_8; break;                             \
+    }
+
+#define WITH_FLOAT(word, call_2, call_4) \
+    if (word == 2) {                     \
+        call_2;                          \
+    } else {                             \
+        call_4;                          \
     }
 
 static PyObject *split(PyObject *self, PyObject *args)
@@ -696,7 +836,67 @@ static PyObject *plus_product(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Write all of a buffer in pieces, from an offset on or, below 0, from where the file stands. */
+static PyObject *totals(PyObject *self, PyObject *args)
+{
+    PyObject *objects[5];
+    int word;
+    Py_ssize_t each, start;
+    Buffers all = {.count = 0};
+    Out values, room, found, bins, signs;
+    size_t size, spare, places, kept, known, part = 1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OinOOOOn", &objects[0], &word, &each, &objects[1], &objects[2],
+                          &objects[3], &objects[4], &start))
+        return NULL;
+    if (take(&all, objects[0], 0, &values, &size) || take(&all, objects[1], 1, &room, &spare) ||
+        take(&all, objects[2], 1, &found, &places) || take(&all, objects[3], 1, &bins, &kept) ||
+        take(&all, objects[4], 0, &signs, &known))
+        return failed(&all, "");
+    if ((word != 2 && word != 4) || each < 1 || each > MOST_VALUES || start < 0 || values == NULL ||
+        size % ((size_t)word * (size_t)each) || (size_t)found % sizeof(double) ||
+        (size_t)room % sizeof(float))
+        return failed(&all, "buffers do not fit each other");
+    size_t count = (size_t)each, row = count * (size_t)word, rows = size / row;
+    while (part * 8 * LANES < count)
+        part *= 2;
+    size_t step = part * LANES, padded = step * 8, needed = 3 * step * sizeof(float) + padded * (size_t)word;
+    if (spare < needed || places / (4 * sizeof(double)) < rows ||
+        (signs != NULL && (kept / (LANES * sizeof(float)) < rows || known % 8 ||
+                           (size_t)start > known * 8 || known * 8 - (size_t)start < padded + LANES)))
+        return failed(&all, "buffers do not fit each other");
+    float *squares = (float *)room, *plain = squares + step, *turned = plain + step;
+    Py_BEGIN_ALLOW_THREADS
+    for (size_t i = 0; i < rows; i++) {
+        In from = values + i * row;
+        double *numbers = (double *)found + 4 * i;
+        WITH_FLOAT(word, extremes_2(from, count, numbers + 2), extremes_4(from, count, numbers + 2))
+        if (count < padded) {
+            Out copy = (Out)(turned + step);
+            memcpy(copy, from, row);
+            memset(copy + row, 0, padded * (size_t)word - row);
+            from = copy;
+        }
+        WITH_FLOAT(word, sums_2(from, part, signs, (size_t)start, squares, plain, turned),
+                   sums_4(from, part, signs, (size_t)start, squares, plain, turned))
+        halve(squares, part);
+        halve(plain, part);
+        numbers[0] = total(squares);
+        numbers[1] = total(plain);
+        if (signs != NULL) {
+            halve(turned, part);
+            for (int j = 0; j < LANES; j++)
+                turned[j] += 0.0f; /* a zero has no sign */
+            memcpy(bins + i * LANES * sizeof(float), turned, LANES * sizeof(float));
+        }
+    }
+    Py_END_ALLOW_THREADS
+    let_go(&all);
+    Py_RETURN_NONE;
+}
+
+/* Write all of a buffer in pieces, from an offset on or, below 0, from where the file stands. Pieces
+ * end at multiples of their size in the file: what ends elsewhere has the rest of its last page
+ * cleared first. */
 static PyObject *write_pieces(PyObject *self, PyObject *args)
 {
     PyObject *object;
@@ -711,11 +911,14 @@ static PyObject *write_pieces(PyObject *self, PyObject *args)
         return NULL;
     if (take(&all, object, 0, &data, &size) || piece < 1)
         return failed(&all, "pieces have at least a byte");
+    off_t first = offset < 0 ? lseek(handle, 0, SEEK_CUR) : (off_t)offset;
+    size_t over = first > 0 ? (size_t)first % (size_t)piece : 0;
     while (done < size) {
         ssize_t got = 0;
         Py_BEGIN_ALLOW_THREADS
         while (done < size && got >= 0) {
-            size_t next = size - done < (size_t)piece ? size - done : (size_t)piece;
+            size_t left = size - done, next = (size_t)piece - (over + done) % (size_t)piece;
+            next = next < left ? next : left;
             got = offset < 0 ? write(handle, data + done, next)
                              : pwrite(handle, data + done, next, (off_t)offset + (off_t)done);
             done += got > 0 ? (size_t)got : 0;
@@ -739,6 +942,7 @@ static PyMethodDef methods[] = {
     {"seek", seek, METH_VARARGS, "The folded differences of changed words, and gaps."},
     {"scatter", scatter, METH_VARARGS, "Undo seek."},
     {"plus_product", plus_product, METH_VARARGS, "Floats plus a thin product, rounded once."},
+    {"totals", totals, METH_VARARGS, "Sums of squares, sums and extremes of rows, and a sketch."},
     {"write", write_pieces, METH_VARARGS, "Write all of a buffer, a piece at a time."},
     {NULL, NULL, 0, NULL},
 };

@@ -8,7 +8,7 @@ difference of words is taken modulo 2^n and folded, so that 0, -1, 1, -2, ... be
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,27 @@ BLOCK = 512 << 10
 _TILE = 64 << 10
 _JUMPS_BELOW = 0.03
 _SUMS = (7, 23, 52)
+LANES = 64
+MOST = 256 << 10
+_FIRST = 8
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.floating[Any]]
 Places = npt.NDArray[np.int64]
+Wide = npt.NDArray[np.float64]
+
+
+class Signs(NamedTuple):
+    """A stream of signs, and where in it those of some numbers begin.
+
+    `values` are 1 and -1, `bits` the same as bits, the lowest of each byte first, where 1 is minus;
+    behind them come 64 bits more.
+    """
+
+    values: Floats
+    bits: Bytes
+    start: int
 
 
 class _Scratch(threading.local):
@@ -259,6 +275,75 @@ def plus_product(
     width, rank = left.dtype.itemsize, left.shape[1]
     compiled.plus_product(left, right, base, out, mantissa, width, rank, skip)
     return True
+
+
+def totals(
+    rows: Floats | Words, numbers: Wide, bins: Floats | None = None, signs: Signs | None = None
+) -> None:
+    """Statistics of each row of a contiguous table of at most 256 Ki columns.
+
+    The table holds float32 numbers, or bf16 ones as 16-bit words. A row of `numbers` (float64, 4
+    columns) gets the sum of squares, the sum, the smallest and the largest number of one; the last
+    two mean something only where the first is finite. A row of `bins` (float32, 64 columns) gets
+    sums of the numbers under `signs`: number i goes to sum i mod 64.
+
+    Numbers are added in float32 by halving: zeros behind them make their count 512 times a power of
+    two, then the second half is added to the first until 64 sums are left. Those of squares and of
+    values are halved on in float64.
+    """
+    count = rows.shape[1]
+    if compiled is not None:
+        to: npt.NDArray[Any] = numbers
+        bits: Bytes | None = None
+        start = 0
+        if bins is not None and signs is not None:
+            to, (_, bits, start) = bins, signs
+        compiled.totals(rows, rows.dtype.itemsize, count, _scratch.words, numbers, to, bits, start)
+        return
+    height = _FIRST
+    while height * LANES < count:
+        height *= 2
+    some = MOST // (height * LANES)
+    for at in range(0, len(rows), some):
+        part = slice(at, at + some)
+        values = single(rows[part])
+        grid = np.zeros((len(values), height * LANES), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(values, values, out=grid[:, :count])
+            numbers[part, 0] = _total(_halved(grid))
+            grid[:, :count], grid[:, count:] = values, 0
+            numbers[part, 1] = _total(_halved(grid))
+            if bins is not None and signs is not None:
+                np.multiply(values, signs.values[signs.start :][:count], out=grid[:, :count])
+                grid[:, count:] = 0
+                bins[part] = _halved(grid) + np.float32(0)  # a zero has no sign
+            numbers[part, 2] = values.min(axis=1)
+            numbers[part, 3] = values.max(axis=1)
+
+
+def single(numbers: Floats | Words) -> Floats:
+    """Numbers as float32: such ones as they are, 16-bit words as the bf16 numbers that they are."""
+    if numbers.dtype == np.float32:
+        return numbers.view(np.float32)
+    wide = numbers.astype(np.uint32)
+    np.left_shift(wide, 16, out=wide)
+    return wide.view(np.float32)
+
+
+def _halved(grid: Floats) -> Floats:
+    width = grid.shape[1]
+    while width > LANES:
+        width //= 2
+        np.add(grid[:, :width], grid[:, width : 2 * width], out=grid[:, :width])
+    return grid[:, :LANES]
+
+
+def _total(sums: Floats) -> Wide:
+    wide, width = sums.astype(np.float64), LANES
+    while width > 1:
+        width //= 2
+        wide[:, :width] += wide[:, width : 2 * width]
+    return wide[:, 0]
 
 
 def _like(buffer: Bytes, words: Words) -> Words:

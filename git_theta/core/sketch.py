@@ -17,17 +17,18 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from git_theta.core import loops
 from git_theta.core.dtypes import COMPLEX, DTYPES, SIGNED, UNSIGNED
+from git_theta.core.loops import Floats, Signs, Wide, Words
 from git_theta.core.payload import Buffer
 from git_theta.errors import CorruptError
 
-WIDTH = 64
-BLOCK = 256 << 10
+WIDTH = loops.LANES
+BLOCK = loops.MOST
 _SKETCHED_FROM = 1024
 _TOGETHER = ("F32", "F16", "BF16")
 
 Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 Numbers: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
@@ -106,30 +107,26 @@ def summarize_rows(rows: Bytes, dtype: str) -> list[Summary | None]:
     All that can be done to many rows at once is; what needs more care is done row by row.
     """
     known = DTYPES.get(dtype)
-    count = rows.shape[1] * 8 // known.bits if known is not None else 0
-    if not 0 < count < _SKETCHED_FROM or dtype not in _TOGETHER or rows.shape[1] % 4:
+    count = rows.shape[1] // known.word if known is not None and dtype in _TOGETHER else 0
+    if not 0 < count < _SKETCHED_FROM or rows.nbytes != len(rows) * count * DTYPES[dtype].word:
         return [summarize(row, dtype) for row in rows]
-    values = _pairs(rows) if dtype == "BF16" else _floats(rows, dtype)
-    ones, dot = _ones()[:count], np.dot
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = [float(dot(row, row)) for row in values]
-        sums = [float(dot(row, ones)) for row in values]
-        ends = zip(values.min(axis=1).tolist(), values.max(axis=1).tolist(), strict=True)
+    numbers = np.empty((len(rows), 4))
+    loops.totals(_plain(rows, dtype), numbers)
     return [
         Summary(
             dtype=dtype,
             count=count,
             norm=math.sqrt(square),
             mean=(0.0 + total) / count,
-            low=low,
-            high=high,
+            low=0.0 + low,
+            high=0.0 + high,
             nans=0,
             infinities=0,
             sketch=None,
         )
         if math.isfinite(square)
         else summarize(row, dtype)
-        for row, square, total, (low, high) in zip(rows, squares, sums, ends, strict=True)
+        for row, (square, total, low, high) in zip(rows, numbers.tolist(), strict=True)
     ]
 
 
@@ -142,38 +139,40 @@ class _Sums:
         self.low, self.high = math.inf, -math.inf
         self.bins = np.zeros(WIDTH, np.float64)
 
-    def add(self, lanes: Floats, signs: Floats | None) -> None:
-        """Add one block: row i of `lanes` holds its elements i, i + rows, i + 2 rows, ...
+    def add(self, values: Floats | Words, signs: Signs | None) -> None:
+        """Add one block: float32 values, or bf16 ones as words.
 
         Without signs nothing is added to the sketch.
         """
-        values = lanes.ravel()
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite, square = len(values), float(np.dot(values, values))
+        numbers, bins = np.empty((1, 4)), np.empty((1, WIDTH), np.float32)
+        loops.totals(values[np.newaxis], numbers, bins, signs)
+        finite = len(values)
         self.count += finite
-        if math.isfinite(square):
-            extremes = values
-        else:
-            lanes, extremes, square = self._exceptional(lanes)
-            values, finite = lanes.ravel(), len(extremes)
+        if not math.isfinite(numbers[0, 0]):
+            finite = self._exceptional(loops.single(values), numbers, bins, signs)
+        square, total, low, high = numbers[0].tolist()
         self.finite += finite
         self.square += square
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.sum += float(np.dot(values, _ones()[: len(values)]))
-        if finite:
-            self.low = min(self.low, float(extremes.min()))
-            self.high = max(self.high, float(extremes.max()))
+        self.sum += total
+        if finite:  # and no zero with a sign, of which there may be both
+            self.low = min(self.low, 0.0 + low)
+            self.high = max(self.high, 0.0 + high)
         if signs is not None:
-            self.bins += _fold(lanes, signs).T.ravel()
+            self.bins += bins[0]
 
-    def _exceptional(self, lanes: Floats) -> tuple[Floats, Floats, float]:
+    def _exceptional(self, values: Floats, numbers: Wide, bins: Floats, signs: Signs | None) -> int:
         """Count what is not finite, and put zeros in its place; squares in float64."""
-        good = np.isfinite(lanes)
-        nans = int(np.count_nonzero(np.isnan(lanes)))
+        good = np.isfinite(values)
+        finite = int(np.count_nonzero(good))
+        nans = int(np.count_nonzero(np.isnan(values)))
         self.nans += nans
-        self.infinities += lanes.size - int(np.count_nonzero(good)) - nans
-        wide = np.where(good, lanes, np.float32(0)).astype(np.float64)
-        return wide.astype(np.float32), lanes[good], float(np.vdot(wide, wide))
+        self.infinities += len(values) - finite - nans
+        kept = np.where(good, values, np.float32(0))
+        loops.totals(kept[np.newaxis], numbers, bins, signs)
+        numbers[0, 0] = np.square(kept, dtype=np.float64).sum()
+        if finite:
+            numbers[0, 2:] = values[good].min(), values[good].max()
+        return finite
 
 
 def _total(data: Bytes, dtype: str) -> Summary:
@@ -181,11 +180,9 @@ def _total(data: Bytes, dtype: str) -> Summary:
     known, sums = DTYPES[dtype], _Sums()
     size = known.bits // 8 // (2 if known.kind == COMPLEX else 1)
     sketched = len(data) // size >= _SKETCHED_FROM
-    paired = dtype == "BF16" and len(data) % 4 == 0
     for index, start in enumerate(range(0, len(data), BLOCK * size)):
         block = data[start : start + BLOCK * size]
-        lanes = _pair(block) if paired else _floats(block, dtype)[np.newaxis]
-        sums.add(lanes, _signs(index, *lanes.shape) if sketched else None)
+        sums.add(_plain(block, dtype), _signs(index) if sketched else None)
     sketch = sums.bins.astype(np.float32) if sketched else None
     return Summary(
         dtype=dtype,
@@ -200,27 +197,14 @@ def _total(data: Bytes, dtype: str) -> Summary:
     )
 
 
+def _plain(data: Bytes, dtype: str) -> Floats | Words:
+    """Values as float32; bf16 ones as they are, in words."""
+    return data.view("<u2") if dtype == "BF16" else _floats(data, dtype)
+
+
 def floats(data: Bytes, dtype: str) -> Floats | None:
     """Values as float32, for statistics; None for a dtype that has no numbers."""
     return _floats(data, dtype) if dtype in DTYPES and _has_numbers(dtype) else None
-
-
-def _pair(block: Bytes) -> Floats:
-    """bf16 values, two to a word, as float32: the even ones in one row, the odd in another."""
-    words = block.view("<u4")
-    lanes = np.empty((2, len(words)), np.uint32)
-    np.left_shift(words, 16, out=lanes[0])
-    np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[1])
-    return lanes.view(np.float32)
-
-
-def _pairs(rows: Bytes) -> Floats:
-    """What `_pair` makes of each row, its two lanes one behind the other."""
-    words = rows.view("<u4")
-    lanes = np.empty((len(rows), 2, words.shape[1]), np.uint32)
-    np.left_shift(words, 16, out=lanes[:, 0])
-    np.bitwise_and(words, np.uint32(0xFFFF0000), out=lanes[:, 1])
-    return lanes.view(np.float32).reshape(len(rows), -1)
 
 
 def _floats(block: Bytes, dtype: str) -> Floats:
@@ -238,9 +222,7 @@ def numbers(data: Bytes, dtype: str, *, wide: bool = False) -> Numbers:
     """The values in some bytes as float32, or as float64 where `wide` is true."""
     target: Any = np.float64 if wide else np.float32
     if dtype == "BF16":
-        words = data.view("<u2").astype(np.uint32)
-        np.left_shift(words, 16, out=words)
-        return words.view(np.float32).astype(target, copy=False)
+        return loops.single(data.view("<u2")).astype(target, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         values: Numbers = data.view(_numpy_type(dtype)).astype(target, copy=False)
     return values
@@ -276,42 +258,17 @@ def _numpy_type(dtype: str) -> Any:
 
 
 @cache
-def _ones() -> Floats:
-    return np.ones(BLOCK * 2, np.float32)
-
-
-@cache
-def _sign_stream(rows: int) -> Floats:
-    """Signs from SHAKE-128, the same on every machine and in every release, dealt to rows."""
+def _stream() -> Signs:
+    """Signs from SHAKE-128, the same on every machine and in every release."""
     stream = hashlib.shake_128(b"git-theta sketch 1").digest(2 * BLOCK // 8)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     signs = np.where(bits, -1.0, 1.0).astype(np.float32)
-    return np.ascontiguousarray(signs.reshape(-1, rows).T)
+    packed = np.packbits(bits, bitorder="little")
+    return Signs(signs, np.concatenate([packed, np.zeros(8, np.uint8)]), 0)
 
 
 @cache
-def _start(block: int) -> int:
-    """Where in the stream the signs of a block begin: an even place that its number decides."""
+def _signs(block: int) -> Signs:
+    """The signs of a block: they begin at an even place in the stream that its number decides."""
     seed = hashlib.shake_128(b"git-theta block %d" % block).digest(4)
-    return int.from_bytes(seed, "little") % BLOCK & ~1
-
-
-def _signs(block: int, rows: int, columns: int) -> Floats:
-    start = _start(block) // rows
-    return _sign_stream(rows)[:, start : start + columns]
-
-
-def _fold(lanes: Floats, signs: Floats) -> npt.NDArray[np.float64]:
-    """Add signed values into bins by halving: the same order of additions everywhere."""
-    rows, columns = lanes.shape
-    width = WIDTH // rows
-    height = 1 << max(0, -(-columns // width) - 1).bit_length()
-    grid = np.empty((rows, height * width), np.float32)
-    grid[:, columns:] = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.multiply(lanes, signs, out=grid[:, :columns])
-        while height > 1:
-            height //= 2
-            half = height * width
-            np.add(grid[:, :half], grid[:, half : 2 * half], out=grid[:, :half])
-    return grid[:, :width].astype(np.float64)
+    return _stream()._replace(start=int.from_bytes(seed, "little") % BLOCK & ~1)

@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.core import loops
+from git_theta.core.dtypes import DTYPES
 from git_theta.core.loops import Words
 from git_theta.core.planes import BLOCK, WORDS
+from git_theta.core.sketch import summarize, summarize_rows
 from git_theta.updates import factors, rounding
 from git_theta.updates.low_rank import _Model
 from git_theta.updates.matrix import Matrix
@@ -245,6 +247,61 @@ def special(kind: rounding.Float) -> Words:
     return np.array(found + [each | 1 << (bits - 1) for each in found], WORDS[kind.word])
 
 
+def signs(start: int) -> loops.Signs:
+    """Some stream of signs, from a place on."""
+    bits = np.random.default_rng(7).integers(0, 2, 2 * loops.MOST).astype(np.uint8)
+    packed = np.packbits(bits, bitorder="little")
+    values = (1 - 2.0 * bits).astype(np.float32)
+    return loops.Signs(values, np.append(packed, np.zeros(8, np.uint8)), start)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 64, 511, 512, 513, 1024, 4097, loops.MOST])
+def test_rows_are_summed_up(count: int, narrow: bool):
+    rng = np.random.default_rng(count)
+    rows = rng.standard_normal((1 if count > 5000 else 3, count)).astype("<f4") * 3
+    rows[0, rng.integers(count)] = -0.0
+    wide = rows.view("<u4") & 0xFFFF0000 if narrow else rows.view("<u4")
+    exact = wide.view("<f4").astype(np.float64)
+    given = (wide >> 16).astype("<u2") if narrow else rows
+    for start in (0, 2, 62, 64, 191, loops.MOST - 2):
+        stream = signs(start)
+
+        def found(given: Any = given, stream: loops.Signs = stream) -> tuple[bytes, bytes]:
+            numbers, bins = np.empty((len(given), 4)), np.empty((len(given), 64), np.float32)
+            loops.totals(given, numbers, bins, stream)
+            alone = np.empty_like(numbers)
+            loops.totals(given, alone)
+            assert alone.tobytes() == numbers.tobytes()
+            numbers[:, 2:] += 0.0
+            return numbers.tobytes(), bins.tobytes()
+
+        numbers, bins = both(found)
+        square, total, low, high = np.frombuffer(numbers).reshape(-1, 4).T
+        assert square == pytest.approx((exact**2).sum(axis=1), rel=1e-6)
+        assert total == pytest.approx(exact.sum(axis=1), rel=1e-5, abs=1e-3)
+        assert low.tolist() == exact.min(axis=1).tolist()
+        assert high.tolist() == exact.max(axis=1).tolist()
+        turned = np.zeros((len(exact), -(-count // 64) * 64))
+        turned[:, :count] = exact * stream.values[start : start + count]
+        expected = turned.reshape(len(exact), -1, 64).sum(axis=1)
+        assert np.frombuffer(bins, "<f4") == pytest.approx(expected.ravel(), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@given(data=st.data())
+def test_anything_has_one_summary(dtype: str, data: st.DataObject):
+    word = DTYPES[dtype].word
+    few = data.draw(st.lists(st.integers(0, 256**word - 1), min_size=1, max_size=9))
+    count, seed = data.draw(st.integers(1, 3000)), data.draw(st.integers(0, 99))
+    values = np.random.default_rng(seed).choice(few, count).astype(WORDS[word])
+    plain = values.view(np.uint8)
+    packed = both(lambda: [one and one.pack() for one in [summarize(plain, dtype)]])
+    assert packed == both(
+        lambda: [one and one.pack() for one in summarize_rows(plain[np.newaxis], dtype)]
+    )
+
+
 @needs_compiled
 def test_buffers_that_do_not_fit_each_other_are_refused():
     assert COMPILED is not None
@@ -263,6 +320,25 @@ def test_buffers_that_do_not_fit_each_other_are_refused():
             getattr(COMPILED, name)(*arguments)
         with pytest.raises(TypeError):
             getattr(COMPILED, name)()
+    values, room, numbers = np.zeros(100, "<f4"), np.zeros(2816, np.uint8), np.zeros((1, 4))
+    bins, bits = np.zeros(64, "<f4"), np.zeros(80, np.uint8)
+    good = (values, 4, 100, room, numbers, bins, bits, 64)
+    COMPILED.totals(*good)
+    for index, wrong in (
+        (1, 8),
+        (2, 0),
+        (2, 99),
+        (2, loops.MOST + 1),
+        (3, room[:-4]),
+        (3, np.zeros(2820, np.uint8)[1:]),
+        (4, numbers[:, :3].copy()),
+        (5, bins[1:]),
+        (6, bits[:-8]),
+        (7, 65),
+        (7, -1),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            COMPILED.totals(*(wrong if i == index else each for i, each in enumerate(good)))
     with pytest.raises((BufferError, ValueError)):
         COMPILED.split(words, None, bytes(16), 2, 0)
     with pytest.raises(ValueError, match="do not fit"):

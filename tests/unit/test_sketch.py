@@ -110,7 +110,8 @@ def test_the_sketch_is_the_same_on_every_machine():
     expected = np.zeros(64)
     from git_theta.core.sketch import _signs
 
-    signs = _signs(0, 1, 3000)[0]
+    start, stream = _signs(0).start, _signs(0).values
+    signs = stream[start:]
     for index, value in enumerate(values):
         expected[index % 64] += value * signs[index]
     assert np.array_equal(made.sketch, expected.astype(np.float32))
