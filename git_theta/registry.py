@@ -11,12 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from git_theta.errors import NoPluginError, PluginError
 
@@ -28,8 +27,7 @@ _PREFIX = "git_theta."
 _ENTRIES = "entry_points.txt"
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """An entry point: its group, its name, what it names, and who says what provides it."""
 
     group: str

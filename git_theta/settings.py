@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from git_theta.core.limits import Limits
+from git_theta.core.limits import KEYS, Limits
 from git_theta.errors import UsageError
 
 KEPT = "GIT_THETA_KEPT"
@@ -21,8 +20,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE, _FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """Settings in force; passed down, never looked up again.
 
     `smudge_limit` is in bytes: larger files stay manifests in the work tree until
@@ -54,7 +52,7 @@ class Settings:
     device: str = "auto"
     scan: str = "warn"
     kept: Path | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
 
     @classmethod
     def read(cls, config: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -97,7 +95,7 @@ class Settings:
 
 
 def _limits(values: Mapping[str, str]) -> Limits:
-    given = {name: key for name, key in Limits.KEYS.items() if key.lower() in values}
+    given = {name: key for name, key in KEYS.items() if key.lower() in values}
     return Limits(
         **{name: max(1, parse_size(values[key.lower()], key)) for name, key in given.items()}
     )

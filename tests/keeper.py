@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Keeper:
         self.written = sum(finished.values())
         self.sizes |= finished
         own = {chunk.digest: chunk for chunk in manifest.all_chunks()}
-        manifest = replace(manifest, bases=self._bases(own))
+        manifest = manifest._replace(bases=self._bases(own))
         self.known |= own
         manifest = with_objects(manifest, self.sizes)
         text = dump(manifest)

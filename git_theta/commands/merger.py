@@ -403,8 +403,8 @@ class Merger:
 
     def _complete(self, manifest: Manifest, written: dict[str, int]) -> Manifest:
         """Bases, plug-ins and the table of objects."""
-        manifest = replace(manifest, bases=self.source.bases(manifest.all_chunks()))
-        manifest = replace(manifest, plugins=plugins_needed(manifest))
+        manifest = manifest._replace(bases=self.source.bases(manifest.all_chunks()))
+        manifest = manifest._replace(plugins=plugins_needed(manifest))
         self.source.add([], written)
         sizes = {place.oid: self.source.size(place.oid) for place in places(manifest)}
         return with_objects(manifest, sizes)

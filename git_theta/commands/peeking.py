@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -108,7 +107,7 @@ def _described(manifest: Manifest, before: Texts) -> Manifest:
     sizes = {NOWHERE: _ROOM}
     for _, other in before:
         sizes |= other.objects
-    return with_objects(replace(manifest, bases=bases), sizes)
+    return with_objects(manifest._replace(bases=bases), sizes)
 
 
 # --- what is left for the driver -----------------------------------------------------------------

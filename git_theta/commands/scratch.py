@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,7 +101,7 @@ class Found:
     def to_dict(self) -> dict[str, Any]:
         """For msgpack; the object table may be made up, since nothing lies anywhere."""
         places = {p.oid for c in self.manifest.all_chunks() for p in (c.at, c.summary) if p}
-        whole = replace(self.manifest, objects=dict.fromkeys(places, 1 << 50))
+        whole = self.manifest._replace(objects=dict.fromkeys(places, 1 << 50))
         chunks = {chunk.digest: chunk for chunk in whole.all_chunks()}
         bases = {c.base: c for c in chunks.values() if c.base and c.base not in chunks}
         if bases:
@@ -140,7 +140,7 @@ def _without_bases(manifest: Manifest) -> Manifest:
         for name, t in manifest.tensors.items()
     }
     skeleton = plain(manifest.skeleton)
-    return replace(manifest, tensors=tensors, segments=segments, skeleton=skeleton, bases={})
+    return manifest._replace(tensors=tensors, segments=segments, skeleton=skeleton, bases={})
 
 
 class Scratch:
@@ -185,7 +185,7 @@ class Scratch:
         manifest = cleaner.manifest(OPAQUE if torn else way.name, views)
         skeleton = manifest.skeleton
         chunks = tuple(known.get(chunk.digest, chunk) for chunk in skeleton.chunks)
-        manifest = replace(manifest, skeleton=skeleton._replace(chunks=chunks))
+        manifest = manifest._replace(skeleton=skeleton._replace(chunks=chunks))
         self._split = way.data
         starts = {} if way.layout is None else _starts(manifest, way.layout)
         return Found(manifest, summaries.records, b"".join(update.kept), starts)

@@ -13,8 +13,6 @@ from git_theta.core import limits
 from git_theta.core.manifest import Manifest, parse
 from git_theta.errors import RefusedError, ThetaError
 from git_theta.repo.borrowers import sign
-from git_theta.repo.catalog import Catalog
-from git_theta.repo.collect import collect
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
 from git_theta.settings import Settings
@@ -22,6 +20,7 @@ from git_theta.settings import Settings
 if TYPE_CHECKING:
     from git_theta.commands.patch import Foreseen
     from git_theta.core.checkpoint import Plugins
+    from git_theta.repo.catalog import Catalog
 
 
 class Session:
@@ -58,6 +57,8 @@ class Session:
     @cached_property
     def catalog(self) -> Catalog:
         """The cache of what was seen."""
+        from git_theta.repo.catalog import Catalog  # with all of SQLite
+
         return Catalog(self.repo.common_dir / "theta" / "catalog.db")
 
     @cached_property
@@ -81,6 +82,8 @@ class Session:
 
     def collect(self) -> None:
         """Remove what earlier runs stored and nothing ever named."""
+        from git_theta.repo.collect import collect
+
         self.store.release()
         with suppress(ThetaError, OSError):  # to tidy up is no reason to fail
             collect(self.repo, self.store, self.catalog, self.settings.grace)
@@ -108,8 +111,9 @@ class Session:
 
     def close(self) -> None:
         """End helper processes, give up locks, close files."""
-        self.store.close()
-        self.catalog.close()
+        for name in ("store", "catalog"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
         self.repo.close()
 
 

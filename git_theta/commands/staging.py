@@ -146,7 +146,7 @@ def _marked(manifest: Manifest, old: Manifest | None, lossy: Collection[str]) ->
         name: t._replace(segment=segments[t.segment.digest] if t.shared else segment_in(t.segment))
         for name, t in manifest.tensors.items()
     }
-    return replace(manifest, tensors=tensors, segments=segments)
+    return manifest._replace(tensors=tensors, segments=segments)
 
 
 def _mode(repo: Repo, path: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -276,8 +275,8 @@ class Storing:
     def _conclude(self, manifest: Manifest, written: dict[str, int]) -> bytes:
         """Fill in bases, plug-ins and objects, rewrite wasteful ones, and remember the result."""
         session, reuse = self.session, self._reuse
-        manifest = replace(manifest, bases=reuse.closure(manifest.all_chunks()))
-        manifest = replace(manifest, plugins=plugins_needed(manifest))
+        manifest = manifest._replace(bases=reuse.closure(manifest.all_chunks()))
+        manifest = manifest._replace(plugins=plugins_needed(manifest))
         sizes = {
             place.oid: written[place.oid] if place.oid in written else reuse.size(place.oid)
             for place in places(manifest)

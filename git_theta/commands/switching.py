@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,7 +143,7 @@ def _kept(session: Session, words: Sequence[str]) -> Iterator[_Kept]:
                 kept.linked[path] = staged, looks
             if how is not None:
                 kept.texts[path] = manifest_text(repo, coming)
-        session.settings = replace(session.settings, kept=directory)
+        session.settings = session.settings._replace(kept=directory)
         yield kept
 
 

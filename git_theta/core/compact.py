@@ -7,7 +7,6 @@ it uses, by storing anew the records of the objects it uses least.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 
 from git_theta.core.manifest import Chunk, Manifest, Place, Segment
 
@@ -25,7 +24,7 @@ def places(manifest: Manifest) -> Iterator[Place]:
 def with_objects(manifest: Manifest, sizes: Mapping[str, int]) -> Manifest:
     """Fill the object table: the objects that records lie in, with their sizes."""
     named = {place.oid for place in places(manifest)}
-    return replace(manifest, objects={oid: sizes[oid] for oid in sorted(named)})
+    return manifest._replace(objects={oid: sizes[oid] for oid in sorted(named)})
 
 
 def wasteful(manifest: Manifest, elsewhere: Collection[str] = ()) -> set[str]:
@@ -62,8 +61,7 @@ def moved(manifest: Manifest, where: Mapping[Place, Place]) -> Manifest:
         return segment._replace(chunks=tuple(map(chunk_in, segment.chunks)))
 
     segments = {digest: segment_in(segment) for digest, segment in manifest.segments.items()}
-    return replace(
-        manifest,
+    return manifest._replace(
         skeleton=segment_in(manifest.skeleton),
         recipe=None if manifest.recipe is None else segment_in(manifest.recipe),
         segments=segments,

@@ -7,11 +7,10 @@ so sizes come from `nbytes`, never from shape times itemsize.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+class Dtype(NamedTuple):
     """One element type: its width in bits, and the width in bytes of the words it is made of."""
 
     bits: int

@@ -7,12 +7,19 @@ readers ask. Nothing but a refusal depends on them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import NamedTuple
+
+KEYS = {
+    "size": "theta.maxSize",
+    "tensors": "theta.maxTensors",
+    "header": "theta.maxHeader",
+    "skeleton": "theta.maxSkeleton",
+    "ratio": "theta.maxRatio",
+    "nesting": "theta.maxNesting",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(NamedTuple):
     """Limits in force; the defaults fit models of some trillion parameters.
 
     `size` is the bytes of a file, as a manifest declares them. `tensors` counts those of one file,
@@ -21,15 +28,6 @@ class Limits:
     by how much a packed member of an archive may swell, `nesting` how deep objects may lie in
     one another.
     """
-
-    KEYS: ClassVar[dict[str, str]] = {
-        "size": "theta.maxSize",
-        "tensors": "theta.maxTensors",
-        "header": "theta.maxHeader",
-        "skeleton": "theta.maxSkeleton",
-        "ratio": "theta.maxRatio",
-        "nesting": "theta.maxNesting",
-    }
 
     size: int = 16 << 40
     tensors: int = 1_000_000
@@ -40,7 +38,7 @@ class Limits:
 
     def told(self, field: str) -> str:
         """A limit as a message ends: its number and its key."""
-        return f"the limit is {getattr(self, field):,} ({self.KEYS[field]})"
+        return f"the limit is {getattr(self, field):,} ({KEYS[field]})"
 
 
 _DEFAULTS = Limits()

@@ -11,7 +11,7 @@ import gc
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from git_theta.core import limits
@@ -37,6 +37,7 @@ _PLACE = re.compile(r"([0-9a-f]{16}):(0|[1-9][0-9]{0,15})\+([1-9][0-9]{0,15})\Z"
 _KIND = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}\Z")
 _MARKERS = (b"\n<<<<<<< ", b"\n=======\n", b"\n>>>>>>> ")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _TORN = re.compile(rb"<<<<<<< [^\n]*\n" + re.escape(MAGIC))
 
 
@@ -99,8 +100,7 @@ class Tensor(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(NamedTuple):
     """Everything needed to rebuild one file.
 
     `size` and `digest` are of the whole file; the digest is empty for a file that was merged from
@@ -114,10 +114,10 @@ class Manifest:
     digest: str
     skeleton: Segment
     tensors: Mapping[str, Tensor]
-    segments: Mapping[str, Segment] = field(default_factory=dict)
-    bases: Mapping[str, Chunk] = field(default_factory=dict)
-    objects: Mapping[str, int] = field(default_factory=dict)
-    plugins: Mapping[str, str] = field(default_factory=dict)
+    segments: Mapping[str, Segment] = _NONE
+    bases: Mapping[str, Chunk] = _NONE
+    objects: Mapping[str, int] = _NONE
+    plugins: Mapping[str, str] = _NONE
     recipe: Segment | None = None
 
     def all_segments(self) -> Iterator[Segment]:
@@ -374,7 +374,7 @@ def check_limits(manifest: Manifest) -> None:
         if number > getattr(most, name):
             raise ManifestError(
                 f"{what.format(number)}; {most.told(name)}",
-                hint=f"git config {most.KEYS[name]} {number}, if you trust who wrote it",
+                hint=f"git config {limits.KEYS[name]} {number}, if you trust who wrote it",
             )
     if recipe > MAX_RECIPE:
         raise ManifestError(f"the recipe has {recipe:,} bytes, more than {MAX_RECIPE:,}")
@@ -426,8 +426,7 @@ def _resolve_bases(manifest: Manifest) -> Manifest:
         name: t._replace(segment=segments[t.segment.digest] if t.shared else segment_in(t.segment))
         for name, t in manifest.tensors.items()
     }
-    return replace(
-        manifest,
+    return manifest._replace(
         skeleton=segment_in(manifest.skeleton),
         tensors=tensors,
         segments=segments,

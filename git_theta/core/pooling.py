@@ -7,7 +7,6 @@ them with a thousand tensors take more than a gigabyte.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import TypeVar
 
 from git_theta.core.manifest import Manifest
@@ -24,8 +23,7 @@ class Pool:
     def share(self, manifest: Manifest) -> Manifest:
         """The same manifest, made of records of earlier ones where they are the same."""
         one = self._one
-        return replace(
-            manifest,
+        return manifest._replace(
             tensors={one(name): one(tensor) for name, tensor in manifest.tensors.items()},
             segments={one(digest): one(found) for digest, found in manifest.segments.items()},
             bases={one(digest): one(chunk) for digest, chunk in manifest.bases.items()},

@@ -13,10 +13,9 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from git_theta.core.manifest import Chunk, Place
 
@@ -36,8 +35,7 @@ _TOGETHER = 500
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class KnownFile:
+class KnownFile(NamedTuple):
     """A manifest written before, the digest of its file, and when that was (Unix time)."""
 
     digest: str

@@ -8,19 +8,16 @@ the shadow repository of the object store (`clean_environment`).
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from git_theta.errors import NotTrackedError, ThetaError
 from git_theta.settings import forget_super_prefix
 
 
-@dataclass(frozen=True, slots=True)
-class StagedEntry:
+class StagedEntry(NamedTuple):
     """One line of the index: a path at a stage (0 merged; 1 base, 2 ours, 3 theirs)."""
 
     mode: str
@@ -64,14 +61,14 @@ def run_git(
     return done.stdout
 
 
-@dataclass(eq=False)
 class Repo:
     """A repository: `git_dir` is the worktree's own, `common_dir` is shared by all worktrees."""
 
-    git_dir: Path
-    common_dir: Path
-    top: Path | None
-    _objects: ObjectReader | None = field(default=None, repr=False)
+    def __init__(self, git_dir: Path, common_dir: Path, top: Path | None) -> None:
+        self.git_dir = git_dir
+        self.common_dir = common_dir
+        self.top = top
+        self._objects: ObjectReader | None = None
 
     @classmethod
     def find(cls, cwd: Path | None = None) -> Repo:
@@ -194,7 +191,9 @@ def read_blobs(cwd: Path, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """
     if not oids:
         return
-    with tempfile.TemporaryFile() as asked:
+    from tempfile import TemporaryFile  # which takes as long to import as all else here
+
+    with TemporaryFile() as asked:
         asked.write("".join(f"{oid}\n" for oid in oids).encode())
         asked.seek(0)
         process = subprocess.Popen(

@@ -15,7 +15,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,12 +41,12 @@ def store_failed(error: OSError, what: str) -> NoReturn:
     raise StoreError(f"{what}: {reason}", hint=hint) from error
 
 
-@dataclass(slots=True)
 class _OpenFile:
     """An object's file, and how many threads read it now."""
 
-    handle: int
-    readers: int = 1
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.readers = 1
 
 
 class _Lent(threading.local):

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,7 +291,7 @@ def rewrite(found: Manifest, name: str, other: Manifest, victim: str) -> bytes:
     chunk = tensor.segment.chunks[0]._replace(at=lie, summary=None)
     segment = tensor.segment._replace(chunks=(chunk,))
     tensors = {**found.tensors, name: tensor._replace(segment=segment)}
-    return dump(replace(found, tensors=tensors, objects={**found.objects, **other.objects}))
+    return dump(found._replace(tensors=tensors, objects={**found.objects, **other.objects}))
 
 
 @pytest.mark.parametrize("seen", [False, True])

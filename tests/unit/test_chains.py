@@ -473,10 +473,10 @@ def test_a_chain_that_bites_its_tail_is_no_manifest(pair: tuple[Keeper, Manifest
     _, manifest, _ = pair
     (chunk,) = parts(manifest, "a")
     (base,) = manifest.bases.values()
-    bitten = replace(manifest, bases={base.digest: base._replace(base=chunk.digest)})
+    bitten = manifest._replace(bases={base.digest: base._replace(base=chunk.digest)})
     with pytest.raises(ManifestError, match="its own base"):
         parse(dump(bitten))
-    lost = replace(manifest, bases={})
+    lost = manifest._replace(bases={})
     with pytest.raises(ManifestError, match="not in the manifest"):
         parse(dump(lost))
 
@@ -503,8 +503,7 @@ def forged(keeper: Keeper, manifest: Manifest, **changes: Any) -> Manifest:
     chunk = chunk._replace(at=Place(oid, 0, len(packed)))
     tensor = manifest.tensors["a"]
     segment = tensor.segment._replace(chunks=(chunk,))
-    return replace(
-        manifest,
+    return manifest._replace(
         tensors={"a": tensor._replace(segment=segment)},
         objects={**manifest.objects, oid: len(packed)},
     )

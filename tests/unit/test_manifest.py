@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,7 +137,7 @@ def test_one_tensor_is_one_line(manifest: Manifest, name: str):
     assume(name not in manifest.tensors)
     chunk = Chunk(digest(7), 4, "dense", Place(sorted(OBJECTS)[0], 0, 1))
     tensor = Tensor("F32", (1,), Segment(chunk.digest, 4, (chunk,)))
-    more = replace(manifest, tensors={**manifest.tensors, name: tensor})
+    more = manifest._replace(tensors={**manifest.tensors, name: tensor})
     manifest, more = (with_objects(each, OBJECTS) for each in (manifest, more))
     assume(manifest.objects == more.objects)
     before, after = ([line.rstrip(b",") for line in dump(m).split(b"\n")] for m in (manifest, more))
@@ -306,7 +305,7 @@ def test_half_a_character_is_refused_and_a_whole_one_is_not(old: bytes):
 def test_a_chain_that_bites_its_tail_is_refused():
     first = Chunk(digest(1), 4, "delta", Place(digest(1000), 0, 1), digest(2))
     second = Chunk(digest(2), 4, "delta", Place(digest(1000), 1, 1), digest(1))
-    manifest = replace(sample(), bases={c.digest: c for c in (first, second)})
+    manifest = sample()._replace(bases={c.digest: c for c in (first, second)})
     with pytest.raises(ManifestError):
         parse(dump(with_objects(manifest, OBJECTS)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -26,7 +25,7 @@ def test_nothing_but_the_same_is_set_aside(old: dict[str, Tensor], new: dict[str
     found = parse_pair(*map(dump, wholes))
     for whole, side in zip(wholes, found[:2], strict=True):
         back = {name: tensor for name, tensor in whole.tensors.items() if name in found.same}
-        assert replace(side, tensors=dict(sorted({**side.tensors, **back}.items()))) == parse(
+        assert side._replace(tensors=dict(sorted({**side.tensors, **back}.items()))) == parse(
             dump(whole)
         )
     kept = {name for name in old if name in new and old[name] == new[name]}
@@ -62,10 +61,10 @@ def test_a_line_that_an_update_builds_on_is_read():
 def test_what_takes_all_tensors_gets_them(change: str):
     old = manifest({"w": tensor(1), "b": tensor(2)})
     if change == "digest":
-        new = replace(old, digest="")
+        new = old._replace(digest="")
     else:
         chunk = Chunk("9" * 64, 5, "dense", old.skeleton.chunks[0].at)
-        new = replace(old, skeleton=Segment("9" * 64, 5, (chunk,)))
+        new = old._replace(skeleton=Segment("9" * 64, 5, (chunk,)))
     assert parse_pair(dump(old), dump(new)) == (old, new, ())
 
 

@@ -88,7 +88,7 @@ def keep(store: Store, plugin: Halves, data: bytes) -> Manifest:
         manifest = cleaner.manifest(plugin.name, layout.tensors)
         sizes = dict(packs.finished + summaries.finished)
     needed = {"git_theta.formats:halves": "theta-halves 1.0"}
-    return replace(with_objects(manifest, sizes), plugins=needed)
+    return with_objects(manifest, sizes)._replace(plugins=needed)
 
 
 def missing(name: str) -> None:
@@ -181,7 +181,7 @@ def test_a_missing_plugin_is_named_with_its_package(store: Store):
 def test_a_hostile_package_is_not_recommended(store: Store, entry: str):
     manifest = keep(store, Halves(), b"0123456789")
     with pytest.raises(PluginError) as caught:
-        give(store, replace(manifest, plugins={"git_theta.formats:halves": entry}), missing)
+        give(store, manifest._replace(plugins={"git_theta.formats:halves": entry}), missing)
     assert "pip" not in caught.value.hint
 
 
