@@ -16,6 +16,10 @@ class PickleTruncatedError(FormatError):
     """The bytes end before the pickle does: read on, if there is more."""
 
 
+class NoOperationError(FormatError):
+    """No unpickler goes on from here: what stands here is nothing that it could perform."""
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """The name of a class or function, never looked up."""

@@ -19,6 +19,7 @@ from git_theta.formats.pickle_machine import (
     Global,
     Machine,
     Node,
+    NoOperationError,
     Persistent,
     PickleTruncatedError,
     Reduce,
@@ -69,7 +70,8 @@ def run(machine: Machine) -> Any:
             return machine.stack.pop()
         operation = operations.get(code)
         if operation is None:
-            raise FormatError(f"byte {machine.pos - 1} of the pickle, {code:#x}, is no operation")
+            at = machine.pos - 1
+            raise NoOperationError(f"byte {at} of the pickle, {code:#x}, is no operation")
         operation(machine)
     raise FormatError(f"the pickle has more than {MAX_OPERATIONS} operations")
 
@@ -248,7 +250,7 @@ def _binpersid(m: Machine) -> None:
 def _proto(m: Machine) -> None:
     version = m.number(1)
     if version > 5:
-        raise FormatError(f"the pickle is of protocol {version}, which nobody knows yet")
+        raise NoOperationError(f"the pickle is of protocol {version}, which nobody knows yet")
 
 
 def _out_of_band(m: Machine) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from git_theta.core.layout import RangeReader
 from git_theta.errors import FormatError
-from git_theta.formats.pickle_machine import Global, Machine, Node
+from git_theta.formats.pickle_machine import Global, Machine, Node, NoOperationError
 from git_theta.formats.pickle_reader import run
 from git_theta.formats.suspects import may_run
 from git_theta.formats.zip_directory import Member, read_members, unpack
@@ -132,10 +132,18 @@ class _Listener(Machine):
 
 
 def _listen(data: bytes, start: int) -> tuple[dict[Global, None], int, str]:
-    """The names in one pickle, where it ends, and what is wrong with it, if anything is."""
+    """The names in one pickle, where it ends, and what is wrong with it, if anything is.
+
+    Raises:
+        NoOperationError: these are no pickle's bytes: nothing was named when they stopped to be.
+    """
     machine = _Listener(data, start)
     try:
         run(machine)
+    except NoOperationError as error:
+        if not machine.named and _may_be_safetensors(data, start):
+            raise
+        return machine.named, machine.pos, str(error)
     except (
         FormatError,
         IndexError,
@@ -153,7 +161,10 @@ def _pickles(file: RangeReader, where: str, *, text: bool = False) -> Iterator[F
     data = file.read(0, MAX_PICKLE)
     at = 0
     for number in range(MAX_PICKLES):
-        named, end, problem = _listen(data, at)
+        try:
+            named, end, problem = _listen(data, at)
+        except NoOperationError:
+            return
         if problem and number == 0 and text and not named:
             return  # some other file that happens to begin with a letter
         yield from _judged(named, where)
@@ -165,6 +176,11 @@ def _pickles(file: RangeReader, where: str, *, text: bool = False) -> Iterator[F
         if at >= len(data) or data[at : at + 1] not in (b"\x80", b"("):
             return
     yield _unreadable(where, f"more than {MAX_PICKLES} pickles, one behind the other")
+
+
+def _may_be_safetensors(data: bytes, start: int) -> bool:
+    """Whether the length of a header may stand here: 1 in 32 begins with a pickle's first byte."""
+    return not start and data[4:8] == bytes(4) and data[8:9] in b"{ \t\r\n"
 
 
 def _unreadable(where: str, problem: str) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import subprocess
 import zipfile
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_torch_state_dicts_are_clean(tmp_path: Path):
     torch.save(net, tmp_path / "whole.pt")
     found = verdicts((tmp_path / "whole.pt").read_bytes())
     assert ("unknown", "torch.nn.modules.linear.Linear") in found
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x780, 0x10580, 0x11880])
+def test_the_length_of_a_header_is_no_pickle(length: int):
+    header = b'{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}'.ljust(length)
+    assert verdicts(struct.pack("<Q", length) + header + bytes(8)) == set()
+
+
+def test_a_pickle_that_begins_like_the_length_of_a_header():
+    start = b"\x80\x02G\0\0\0\0\0{  "  # the rest of a number of eight bytes
+    assert ("dangerous", "os.system") in verdicts(start + b"0cos\nsystem\n\xff")
+    assert ("unknown", "a pickle") in verdicts(start + b"0" + b"N0" * 9)
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"\x80\x04", b"(", b"PK\3\4", b"\x93NUMPY", b""]))
