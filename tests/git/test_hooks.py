@@ -50,6 +50,17 @@ def has_objects(origin: Path) -> bool:
     return (origin / "lfs" / "objects").is_dir()
 
 
+@pytest.mark.parametrize("program", ["cksum", "cat"])
+def test_no_push_without_objects_where_a_program_is_missing(
+    repo: Sandbox, origin: Path, tmp_path: Path, program: str
+) -> None:
+    repo.commit()
+    env = without_program(repo.env, program, tmp_path / "bin")
+    done = repo.run("git", "push", "-q", "origin", "main", env=env, code=None)
+    assert has_objects(origin) == (done.returncode == 0)
+    assert repo.git("ls-remote", origin).count("refs/heads") == (done.returncode == 0)
+
+
 def test_the_filter_adds_it_once(repo: Sandbox, origin: Path) -> None:
     hook(repo).unlink(missing_ok=True)
     said = repo.run("git", "add", "-A").stderr
