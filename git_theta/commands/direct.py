@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_theta.commands.session import Session, say
+from git_theta.commands.session import Session, say_left
 from git_theta.core.checkpoint import proofs
 from git_theta.core.manifest import Manifest
-from git_theta.errors import ThetaError, shell_word
+from git_theta.errors import ThetaError
 from git_theta.repo.caller import git_command, may_delay
 from git_theta.repo.hooks import directory
 
@@ -85,6 +85,4 @@ def write(
             session.catalog.keep_manifest(pending.manifest.digest, pending.text)
         session.catalog.keep_proven(proofs(pending.manifest))
     for path, error in failures:
-        again = f"git theta pull -- {shell_word(path)}"
-        hint = f"{error.hint}; then run {again}" if error.hint else f"run {again}"
-        say(path, f"left as a manifest: {error}", hint)
+        say_left(path, error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from git_theta.commands.terminal import printable
 from git_theta.core import limits
 from git_theta.core.manifest import Manifest, parse
-from git_theta.errors import RefusedError, ThetaError
+from git_theta.errors import RefusedError, ThetaError, shell_word
 from git_theta.repo.borrowers import sign
 from git_theta.repo.gitrepo import Repo
 from git_theta.repo.objects import Store
@@ -130,12 +130,23 @@ def _format(name: str) -> Any:
 
 
 def say(path: str, message: str, hint: str = "") -> None:
-    """Tell the user one thing about one file, on stderr."""
-    lines = [f"git theta: {printable(path)}: {printable(message)}"]
+    """Tell the user one thing about one file, on stderr.
+
+    Only lines of the message that are indented stay lines: no name in it can begin one of its own.
+    """
+    told = "\n  ".join(map(printable, message.split("\n  ")))
+    lines = [f"git theta: {printable(path)}: {told}"]
     if hint:
         lines.append(f"  hint: {printable(hint)}")
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
+
+
+def say_left(path: str, error: ThetaError) -> None:
+    """Say why the text of a manifest stays in the work tree, and what gives the file."""
+    again = f"git theta pull -- {shell_word(path)}"
+    hint = f"{error.hint}; then run {again}" if error.hint else f"run {again}"
+    say(path, f"left as a manifest: {error}", hint)
 
 
 def report(path: str, error: BaseException) -> None:

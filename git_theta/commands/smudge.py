@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from git_theta.commands.direct import DirectFiles
 from git_theta.commands.progress import counted, progress
-from git_theta.commands.session import Session, say
+from git_theta.commands.session import Session, say, say_left
 from git_theta.core.checkpoint import proofs, rebuild
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.errors import (
@@ -60,7 +60,7 @@ class Smudger:
         try:
             manifest = parse(text)
         except NewerManifestError as error:
-            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
+            say_left(path, error)
             return iter([memoryview(text)])
         except ManifestError as error:
             if not error.hint:
@@ -133,7 +133,8 @@ class Smudger:
         as_it_is = iter([memoryview(text)])
         if self._is_left(manifest):
             if not settings.skip_smudge:
-                say(path, "left as a manifest, being large", f"run git theta pull {path}")
+                again = f"run git theta pull -- {shell_word(path)}"
+                say(path, "left as a manifest, being large", again)
             return as_it_is
         try:
             self._fetch(manifest.objects)
@@ -145,11 +146,8 @@ class Smudger:
                 learned=lambda digest: self._learned(path, digest, text),
             )
             first = next(pieces, None)
-        except PluginError as error:
-            say(path, f"left as a manifest: {error}", f"{error.hint}, then git theta pull {path}")
-            return as_it_is
-        except (MissingError, TransferError) as error:
-            say(path, f"left as a manifest: {error}", f"then run git theta pull {path}")
+        except (PluginError, MissingError, TransferError) as error:
+            say_left(path, error)
             return as_it_is
         whole = pieces if first is None else itertools.chain([first], pieces)
         return self._remembered(path, manifest, text, whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -119,10 +120,28 @@ def test_missing_objects(repo: Sandbox):
     done = repo.run("git", "checkout", "--", ".")
     assert f"git theta: {NAME}: left as a manifest: " in done.stderr
     assert "missing here, and no remote has" in done.stderr
-    assert f"git theta pull {NAME}" in done.stderr
+    assert f"git theta pull -- {NAME}" in done.stderr
     assert is_manifest((repo.work / NAME).read_bytes())
     assert (repo.work / "other.safetensors").read_bytes() == other
     assert repo.git("status", "--porcelain") == ""
+
+
+def test_what_is_missing_is_told_in_lines_and_a_command_that_can_be_pasted(
+    repo: Sandbox, tmp_path: Path
+):
+    name = "-a model's.safetensors"
+    repo.git("init", "-q", "--bare", repo.root / "origin.git")
+    repo.git("remote", "add", "origin", repo.root / "origin.git")
+    model(repo.work / name)
+    repo.commit()
+    shutil.rmtree(repo.work / ".git" / "theta")
+    (repo.work / name).unlink()
+    env = without_program(repo.env, "git-lfs", tmp_path / "bin")
+    said = repo.run("git", "checkout", "--", ".", env=env).stderr
+    assert "\n  origin: Git LFS is not installed" in said
+    assert "\\n" not in said
+    assert "  hint: install Git LFS" in said
+    assert f"then run git theta pull -- {shlex.quote(name)}\n" in said
 
 
 def test_every_damaged_byte_is_found(repo: Sandbox):
