@@ -130,6 +130,18 @@ def forget_super_prefix() -> None:
     os.environ.pop("GIT_INTERNAL_SUPER_PREFIX", None)
 
 
+def settle_places() -> None:
+    """Give places that the environment names from here full names: Git is run elsewhere, too."""
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path.cwd() / os.environ[name])
+
+
+def names_work_tree() -> bool:
+    """Whether the environment says where the work tree is."""
+    return bool(os.environ.get("GIT_WORK_TREE"))
+
+
 def asked_to_merge(env: Mapping[str, str] | None = None) -> str:
     """What the environment says of how to merge."""
     return (os.environ if env is None else env).get("GIT_THETA_MERGE", "").strip()

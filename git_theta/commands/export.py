@@ -16,7 +16,7 @@ from git_theta.commands.session import Session
 from git_theta.commands.terminal import note, printable, size_text
 from git_theta.core.checkpoint import rebuild
 from git_theta.core.manifest import Manifest
-from git_theta.errors import RefusedError
+from git_theta.errors import RefusedError, UsageError
 from git_theta.repo.objects import store_failed
 from git_theta.repo.remotes import resolve_missing
 from git_theta.repo.temporary import umask
@@ -43,6 +43,8 @@ def command(place: str, output: str, force: bool) -> None:
             path = path_from_top(session.repo, path)
         manifest = parse_at(path, find_blob(session.repo, rev, path)[1])
         target = Path(output)
+        if output != "-" and target.is_dir():
+            raise UsageError(f"{target} is a directory", hint="name the file to write")
         if output != "-" and not force and os.path.lexists(target):
             raise RefusedError(f"{target} exists", hint="add --force to replace it")
         fetch_missing(session, manifest)

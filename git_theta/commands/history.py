@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from git_theta.errors import MergeError, RefusedError, UsageError
+from git_theta.errors import MergeError, NotTrackedError, RefusedError, UsageError
 from git_theta.repo.gitrepo import GitError, Repo, run_git
 from git_theta.settings import KEPT, LATER, environment
 
@@ -34,11 +34,14 @@ def find_branches(repo: Repo, names: Sequence[str]) -> tuple[str, list[Branch]]:
     """HEAD, and the commits to be merged that are not merged yet.
 
     Raises:
+        NotTrackedError: there is no work tree.
         UsageError: a name is no commit.
         RefusedError: a merge is under way, or there is nothing to merge into.
     """
     head = repo.resolve("HEAD^{commit}")
-    if head is None or repo.top is None:
+    if repo.top is None:
+        raise NotTrackedError("a bare repository has no files to merge", hint="merge in a clone")
+    if head is None:
         raise RefusedError("there is no commit to merge into", hint="commit something first")
     if (repo.git_dir / "MERGE_HEAD").exists():
         raise RefusedError("a merge is under way", hint="git commit, or git merge --abort")

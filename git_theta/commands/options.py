@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from git_theta.errors import UsageError
+from git_theta.errors import NotTrackedError, UsageError
+from git_theta.repo.attributes import FILE
 from git_theta.repo.configuration import Scope
 from git_theta.repo.gitrepo import Repo
-from git_theta.settings import caller_directory
+from git_theta.settings import caller_directory, names_work_tree
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,10 +40,25 @@ def chosen_scope(name: str | None) -> Scope:
 def standing_directory(repo: Repo) -> Path:
     """The directory in which the user stands, also when called through an alias of Git's."""
     here = Path.cwd()
+    if repo.top is None:
+        return here
+    top = repo.top.resolve()
+    if not here.is_relative_to(top) and names_work_tree():
+        return top  # as Git has it, where somebody else's directory is the work tree
     told = caller_directory()
-    if repo.top is not None and here == repo.top.resolve() and (here / told).is_dir():
-        return here / told
-    return here
+    return here / told if here == top and (here / told).is_dir() else here
+
+
+def attributes_file(repo: Repo) -> Path:
+    """The file of attributes of the directory in which the user stands.
+
+    Raises:
+        NotTrackedError: it is in no work tree, and Git would read no such file there.
+    """
+    where = standing_directory(repo)
+    if repo.top is None or not where.is_relative_to(repo.top.resolve()):
+        raise NotTrackedError("this is no directory of a work tree", hint="cd into one")
+    return where / FILE
 
 
 def path_from_top(repo: Repo, path: str) -> str:

@@ -9,7 +9,12 @@ from pathlib import Path
 import click
 
 from git_theta import registry
-from git_theta.commands.options import JSON_OPTION, path_from_top, standing_directory
+from git_theta.commands.options import (
+    JSON_OPTION,
+    attributes_file,
+    path_from_top,
+    standing_directory,
+)
 from git_theta.commands.terminal import complain, count, note, printable, say, say_json
 from git_theta.errors import UsageError
 from git_theta.repo.attributes import FILE, AttributesFile, check_pattern
@@ -35,7 +40,7 @@ def command(
 
     \b
         git theta track '*.safetensors'
-        git theta track 'checkpoints/**/*.pt' --format torch-zip
+        git theta track 'checkpoints/**/*.pt' --format torch
 
     Commit .gitattributes, so that every clone knows. Files that were committed before stay as
     they are until `git add --renormalize`.
@@ -46,7 +51,7 @@ def command(
         return
     options = _options(format_name, merge_name)
     wanted = [check_pattern(_relative(repo, pattern)) for pattern in patterns]
-    attributes = AttributesFile(standing_directory(repo) / FILE)
+    attributes = AttributesFile(attributes_file(repo))
     changed = {pattern: attributes.track(pattern, options) for pattern in wanted}
     attributes.save()
     if as_json:

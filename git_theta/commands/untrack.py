@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from git_theta.commands.options import standing_directory
+from git_theta.commands.options import attributes_file
 from git_theta.commands.terminal import note, printable, say
 from git_theta.errors import NotTrackedError
-from git_theta.repo.attributes import FILE, AttributesFile, check_pattern
+from git_theta.repo.attributes import AttributesFile, check_pattern
 from git_theta.repo.gitrepo import Repo
 
 
@@ -21,7 +21,7 @@ def command(patterns: tuple[str, ...]) -> None:
     one, with all its bytes in Git, when it is next added.
     """
     repo = Repo.find()
-    attributes = AttributesFile(standing_directory(repo) / FILE)
+    attributes = AttributesFile(attributes_file(repo))
     gone = [p for p in map(check_pattern, patterns) if attributes.untrack(p)]
     if not gone:
         raise NotTrackedError(

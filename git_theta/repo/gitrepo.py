@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from git_theta.errors import NotTrackedError, ThetaError
-from git_theta.settings import forget_super_prefix
+from git_theta.settings import forget_super_prefix, settle_places
 
 
 class StagedEntry(NamedTuple):
@@ -78,6 +78,7 @@ class Repo:
             NotTrackedError: there is none.
         """
         forget_super_prefix()
+        settle_places()
         where = Path.cwd() if cwd is None else cwd
         asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
         told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one

@@ -37,9 +37,12 @@ VISIBLE = [name for name, entry in COMMANDS.items() if entry.section]
         (["show", "nothing"], 3),
         (["export", "nothing", "-o", "x"], 3),
         (["untrack", "*.nothing"], 3),
+        (["export", "HEAD:m.safetensors", "-o", ".", "--force"], 2),
     ],
 )
 def test_exit_codes(repo: Sandbox, words: list[str], code: int):
+    model(repo.work / "m.safetensors")
+    repo.commit()
     done = repo.theta(*words, code=code)
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
@@ -49,6 +52,32 @@ def test_exit_codes(repo: Sandbox, words: list[str], code: int):
 def test_outside_a_repository(sandbox: Sandbox, name: str):
     done = sandbox.theta(*name.split(), code=3)
     assert done.stderr.startswith("git theta: this is not a Git repository\nhint: ")
+
+
+@pytest.mark.parametrize("words", ["track *.x", "untrack *.x", "pull", "add x", "merge x"])
+def test_in_a_bare_repository(sandbox: Sandbox, words: str):
+    bare = sandbox.root / "bare.git"
+    sandbox.git("init", "-q", "--bare", bare, cwd=sandbox.root)
+    done = sandbox.theta(*words.split(), cwd=bare, code=3)
+    assert "fatal" not in done.stderr
+    assert not (bare / ".gitattributes").exists()
+
+
+def test_a_repository_that_is_named_from_elsewhere(repo: Sandbox):
+    """As `git --git-dir=... --work-tree=...` has it: paths are those of the work tree."""
+    data = model(repo.work / "m.safetensors")
+    repo.commit()
+    name = repo.work.name
+    env = {**repo.env, "GIT_DIR": f"{name}/.git", "GIT_WORK_TREE": name}
+    where = repo.work.parent
+    assert "m.safetensors" in repo.theta("ls-files", cwd=where, env=env).stdout
+    assert "m.safetensors" in repo.theta("show", "m.safetensors", cwd=where, env=env).stdout
+    (repo.work / "m.safetensors").unlink()
+    repo.theta("restore", "m.safetensors", cwd=where, env=env)
+    assert (repo.work / "m.safetensors").read_bytes() == data
+    repo.theta("track", "*.elsewhere", cwd=where, env=env)
+    assert "*.elsewhere" in (repo.work / ".gitattributes").read_text()
+    assert not (where / ".gitattributes").exists()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

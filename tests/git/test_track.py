@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 
 from tests.sandbox import Sandbox, model
@@ -41,6 +44,14 @@ def test_twice_is_once(repo: Sandbox):
     before = (repo.work / ".gitattributes").read_bytes()
     assert "Already tracking *.safetensors" in repo.theta("track", "*.safetensors").stdout
     assert (repo.work / ".gitattributes").read_bytes() == before
+
+
+def test_the_examples_of_its_help_work(repo: Sandbox):
+    told = repo.theta("track", "-h").stdout
+    examples = re.findall(r"^ +git theta (track .+)$", told, re.MULTILINE)
+    assert examples
+    for example in examples:
+        repo.theta(*shlex.split(example))
 
 
 def test_the_line_is_complete(repo: Sandbox):
