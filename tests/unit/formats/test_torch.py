@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import sys
@@ -344,6 +345,31 @@ def test_both_formats_give_the_same_tensors() -> None:
     for name in ("views", "nested", "dtypes", "param", "tensor"):
         new, old = ((DATA / f"{name}{end}.pt").read_bytes() for end in ("", "-legacy"))
         assert described(new) == described(old)
+
+
+def by_python_2(view: bytes) -> bytes:
+    """A file as PyTorch wrote it under Python 2, whose texts are bytes: no UTF-8, perhaps."""
+
+    def text(data: bytes) -> bytes:
+        return b"U" + bytes([len(data)]) + data
+
+    magic = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+    storage = text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"17") + text(b"cpu") + b"K\x10"
+    places = b"K\x01K\x02K\x03\x86K\x03K\x01\x86"  # offset, shape, strides
+    tensor = b"ctorch._utils\n_rebuild_tensor\n((" + storage + view + b"tQ" + places + b"tR"
+    model = b"ccollections\nOrderedDict\n]\x85R" + text(b"w\xe9ight") + tensor + b"s"
+    keys = b"]" + text(b"17") + b"a"
+    parts = (magic, b"M\xe9\x03", b"}" + text(b"little_endian") + b"\x88s", model, keys)
+    words = struct.pack("<q16f", 16, *range(16))
+    return b"".join(b"\x80\x02" + part + b"." for part in parts) + words
+
+
+@pytest.mark.parametrize(("view", "first"), [(b"N", 1), (b"(U\x01vK\x04K\x08t", 5)])
+def test_files_of_python_2(view: bytes, first: int) -> None:
+    """Also with the views of storages that the first releases kept."""
+    digest = hashlib.sha256(struct.pack("<6f", *range(first, first + 6))).hexdigest()
+    wanted = {"dtype": "F32", "shape": [2, 3], "sha256": digest}
+    assert described(by_python_2(view)) == {"w\ufffdight": wanted}
 
 
 @pytest.mark.parametrize(
