@@ -74,7 +74,9 @@ def clean(
     if is_manifest(content.head(64)):
         return _pass_through(content)
     attributes = session.repo.attributes([path], _ATTRIBUTES).get(path, {})
-    found = recognise(session, path, content.head(_HEAD), attributes)
+    found = Recognised(OPAQUE)
+    if not _is_pointer(path, content):
+        found = recognise(session, path, content.head(_HEAD), attributes)
     allowed = allowed_by(session, path, attributes) if choice is None else choice
     storing = Storing(session, path, allowed, asked=choice is not None, force=force, before=before)
     if found.plugin is None:
@@ -93,6 +95,23 @@ def _pass_through(content: Incoming) -> bytes:
     with suppress(NewerManifestError):  # a checkout left it in the tree: it is as it was
         parse(text)
     return text
+
+
+def _is_pointer(path: str, content: Incoming) -> bool:
+    """Whether this is a pointer of Git LFS, which nobody means to keep in the model's place."""
+    if not content.head(64).startswith(b"version http"):
+        return False
+    from git_theta.repo.pointers import LIMIT, read_pointer
+
+    with suppress(RefusedError):  # one with extensions is one, too
+        if read_pointer(content.head(LIMIT)) is None:
+            return False
+    say(
+        path,
+        "a pointer of Git LFS, not the file that it stands for; stored as it is",
+        "git lfs pull, then git add again; with all history: git theta migrate import -h",
+    )
+    return True
 
 
 # --- which format --------------------------------------------------------------------------------

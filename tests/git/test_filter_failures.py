@@ -106,6 +106,19 @@ def test_a_text_that_only_claims_to_be_a_manifest(repo: Sandbox):
 # --- objects --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("extension", ["", "ext-0-foo sha256:" + "b" * 64 + "\n"])
+def test_a_pointer_of_git_lfs_is_called_one(repo: Sandbox, extension: str):
+    """It is kept, but nobody should take it for the model."""
+    spec = "version https://git-lfs.github.com/spec/v1\n"
+    (repo.work / NAME).write_text(f"{spec}{extension}oid sha256:{'a' * 64}\nsize 12345\n")
+    said = repo.run("git", "add", NAME).stderr
+    assert f"{NAME}: a pointer of Git LFS, not the file" in said
+    assert "hint: git lfs pull" in said
+    assert "not readable" not in said
+    repo.commit()
+    assert repo.run("git", "status", "--porcelain").stdout == ""
+
+
 def test_missing_objects(repo: Sandbox):
     """The file that lacks them stays a manifest; others check out, and the tree is clean."""
     model(repo.work / NAME)
