@@ -105,7 +105,7 @@ def chosen_refs(repo: Repo, named: Sequence[str]) -> list[Ref]:
     wanted = names or ["refs/heads/", "refs/tags/"]
     format_ = "%(refname)%00%(objectname)%00%(objecttype)%00%(symref)"
     found = []
-    for line in repo.text("for-each-ref", f"--format={format_}", *wanted).splitlines():
+    for line in repo.lines("for-each-ref", f"--format={format_}", *wanted):
         name, oid, kind, symref = line.split("\0")
         if not symref and not name.startswith(_LEFT_ALONE):
             found.append(Ref(name, oid, kind))
@@ -117,7 +117,7 @@ def chosen_refs(repo: Repo, named: Sequence[str]) -> list[Ref]:
 
 def everything(repo: Repo) -> list[str]:
     """All refs of this repository that are its own."""
-    names = repo.text("for-each-ref", "--format=%(refname)").splitlines()
+    names = repo.lines("for-each-ref", "--format=%(refname)")
     detached = ["HEAD"] if _is_detached(repo) else []
     return [name for name in names if not name.startswith(_LEFT_ALONE)] + detached
 
@@ -143,8 +143,8 @@ def ref_named(repo: Repo, name: str) -> str | None:
     """The full name of a ref, or None where a name is none."""
     if name.startswith(("-", ":")):
         return None
-    told = repo.text("rev-parse", "--symbolic-full-name", "--verify", "-q", name, check=False)
-    return told.splitlines()[0] if told else None
+    told = repo.lines("rev-parse", "--symbolic-full-name", "--verify", "-q", name, check=False)
+    return told[0] if told else None
 
 
 def _is_detached(repo: Repo) -> bool:
@@ -159,7 +159,7 @@ def check_worktrees(repo: Repo, refs: Iterable[Ref]) -> None:
     """
     moving = {ref.name for ref in refs}
     where = ""
-    for line in repo.text("worktree", "list", "--porcelain").splitlines():
+    for line in repo.lines("worktree", "list", "--porcelain"):
         key, _, value = line.partition(" ")
         if key == "worktree":
             where = value
@@ -214,7 +214,7 @@ class Moves:
 
     def next_number(self) -> int:
         """A number that no earlier migration has."""
-        listed = self._repo.text("for-each-ref", "--format=%(refname)", BACKUP).splitlines()
+        listed = self._repo.lines("for-each-ref", "--format=%(refname)", BACKUP)
         taken = [int(n) for name in listed if (n := name.split("/")[3]).isdecimal()]
         taken += [int(path.stem) for path in self.directory.glob("*.json") if path.stem.isdecimal()]
         return max(taken, default=0) + 1

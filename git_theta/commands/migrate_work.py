@@ -285,7 +285,7 @@ class _Migration:
     def _warn_of_others(self) -> None:
         """What names old commits and stays."""
         repo, warnings = self.session.repo, self.report.warnings
-        names = repo.text("for-each-ref", "--format=%(refname)").splitlines()
+        names = repo.lines("for-each-ref", "--format=%(refname)")
         if any(name.startswith("refs/notes/") for name in names):
             warnings.append(
                 "notes stay with the old commits; git notes copy --stdin takes them along, "

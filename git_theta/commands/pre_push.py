@@ -28,8 +28,8 @@ def command(remote: str, url: str | None) -> None:
 
     Uploads the objects of all manifests that are new to the remote; the push fails if that fails.
     """
-    lines = sys.stdin.buffer.read().decode(errors="surrogateescape").splitlines()
-    tips, known = pushed(lines)
+    lines = sys.stdin.buffer.read().decode(errors="surrogateescape").split("\n")
+    tips, known = pushed(filter(None, lines))
     if not tips:
         return
     session = Session()
@@ -70,7 +70,7 @@ def _target(repo: Repo, remote: str, url: str | None) -> tuple[str, str | None]:
         return remote, None
     if f"remote.{remote}.lfspushurl" in repo.config or f"remote.{remote}.lfsurl" in repo.config:
         return remote, remote
-    urls = repo.text("remote", "get-url", "--push", "--all", remote, check=False).splitlines()
+    urls = repo.lines("remote", "get-url", "--push", "--all", remote, check=False)
     if url is None or len(urls) < 2:
         return remote, remote
     return url, remote if url == urls[0] else None

@@ -29,7 +29,7 @@ def sign(common_dir: Path, lenders: Iterable[Path]) -> None:
 def of(store: Path, *, vanished: bool = False) -> list[Path]:
     """The git directories that signed a store's list: those that are still there, or all."""
     try:
-        names = (store / _LIST).read_text(errors="surrogateescape").splitlines()
+        names = (store / _LIST).read_text(errors="surrogateescape").split("\n")
     except OSError:
         return []
     paths = [Path(name) for name in dict.fromkeys(names) if name]

@@ -155,7 +155,7 @@ def _listed(
         command.insert(3, "--missing=allow-promisor")
     asked = "".join([f"{tip}\n" for tip in tips] + [f"^{commit}\n" for commit in known])
     found = []
-    for line in repo.git(*command, stdin=asked.encode()).splitlines():
+    for line in repo.git(*command, stdin=asked.encode()).split(b"\n"):
         oid, given, path = line.partition(b" ")
         if given and path:
             found.append((oid.decode(), path.decode(errors="surrogateescape")))

@@ -7,6 +7,7 @@ the shadow repository of the object store (`clean_environment`).
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,16 @@ from typing import IO, NamedTuple
 
 from git_theta.errors import NotTrackedError, ThetaError
 from git_theta.settings import forget_super_prefix, settle_places
+
+# A directory may have a newline in its name: a word that is known stands between any two.
+_PLACES = (
+    "rev-parse", "--absolute-git-dir", "--is-bare-repository", "--git-common-dir",
+    "--is-bare-repository", "--show-toplevel",
+)  # fmt: skip
+_TOLD = re.compile(
+    r"(?P<git_dir>.+?)\n(?P<bare>true|false)\n(?P<common>.+?)\n(?P=bare)\n(?:(?P<top>.+)\n)?",
+    re.DOTALL,
+)
 
 
 class StagedEntry(NamedTuple):
@@ -80,14 +91,13 @@ class Repo:
         forget_super_prefix()
         settle_places()
         where = Path.cwd() if cwd is None else cwd
-        asked = ["rev-parse", "--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
-        told = run_git(asked, cwd=where, check=False)  # it fails for the last in a bare one
-        lines = told.decode(errors="surrogateescape").splitlines()
-        if len(lines) < 2:
+        told = run_git(_PLACES, cwd=where, check=False)  # it fails for the last in a bare one
+        found = _TOLD.fullmatch(told.decode(errors="surrogateescape"))
+        if found is None:
             raise NotTrackedError(
                 "this is not a Git repository", hint="cd into one, or run git init"
             )
-        git_dir, common, shown = [*lines, ""][:3]
+        git_dir, common, shown = found["git_dir"], found["common"], found["top"]
         return cls(
             git_dir=Path(git_dir),
             common_dir=(where / common).resolve(),
@@ -107,6 +117,10 @@ class Repo:
         """Run Git here and return its answer as text without the last newline."""
         answer = self.git(*arguments, check=check)
         return answer.decode(errors="surrogateescape").rstrip("\n")
+
+    def lines(self, *arguments: str, check: bool = True) -> list[str]:
+        """Run Git here and return the lines of its answer; only a newline ends one."""
+        return [line for line in self.text(*arguments, check=check).split("\n") if line]
 
     @cached_property
     def config(self) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ _LINES = 10
 
 def names(repo: Repo) -> list[str]:
     """The configured remotes."""
-    return repo.text("remote").splitlines()
+    return repo.lines("remote")
 
 
 def preferred(repo: Repo) -> list[str]:

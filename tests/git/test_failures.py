@@ -80,6 +80,35 @@ def test_a_repository_that_is_named_from_elsewhere(repo: Sandbox):
     assert not (where / ".gitattributes").exists()
 
 
+@pytest.mark.parametrize("name", ["u\u2028n\u0085i", "new\nline"])
+def test_a_repository_in_a_directory_of_an_odd_name(repo: Sandbox, name: str):
+    """What else counts as the end of a line somewhere is none in what Git says."""
+    data = model(repo.work / "m.safetensors")
+    repo.commit()
+    where = repo.work.rename(repo.root / name)
+    assert [row["path"] for row in repo.json("ls-files", cwd=where)] == ["m.safetensors"]
+    (where / "m.safetensors").unlink()
+    repo.git("checkout", "--", ".", cwd=where)
+    assert (where / "m.safetensors").read_bytes() == data
+    repo.git("worktree", "add", "-q", "--detach", where / "w\ntree", cwd=where)
+    assert (where / "w\ntree" / "m.safetensors").read_bytes() == data
+    assert not repo.git("status", "--porcelain", cwd=where / "w\ntree")
+
+
+def test_names_that_could_be_taken_for_two_lines_are_pushed(repo: Sandbox):
+    repo.git("init", "-q", "--bare", repo.root / "r.git")
+    branch = "u\u2028n\u0085i"
+    repo.git("remote", "add", "origin", repo.root / "r.git")
+    repo.git("checkout", "-q", "-b", branch)
+    model(repo.work / "a\rHEAD:.gitattributes b.safetensors")
+    repo.commit()
+    repo.git("push", "-q", "origin", branch)
+    stored = {path.name for path in (repo.root / "r.git" / "lfs" / "objects").rglob("*")}
+    assert stored >= {path.name for path in repo.objects()}
+    told = repo.json("migrate", "import", "*.nothing", "--dry-run")  # lists the branches
+    assert told["refs"] == [] or f"refs/heads/{branch}" in told["refs"]
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(sandbox: Sandbox, name: str):
     done = sandbox.theta(name, "-h")
