@@ -34,7 +34,7 @@ def _one(repo: Repo, word: str) -> str:
     path = path_from_top(repo, word)
     full = repo.cwd / path
     if not _listed(repo, f":(top,literal){path}"):
-        raise NotTrackedError(f"{word} is ignored", hint=f"git add -f -- {shell_word(word)}")
+        raise _unlisted(repo, word, path)
     if not _kept(repo, [path]):
         raise NotTrackedError(
             f"{word} is not kept by git-theta",
@@ -43,6 +43,18 @@ def _one(repo: Repo, word: str) -> str:
     if not stat.S_ISREG(full.lstat().st_mode):
         raise RefusedError(f"{word} is not a regular file")
     return path
+
+
+def _unlisted(repo: Repo, word: str, path: str) -> NotTrackedError:
+    """Why Git does not list a file that is there."""
+    asked = path.encode(errors="surrogateescape") + b"\0"
+    if repo.git("check-ignore", "-z", "--stdin", stdin=asked, check=False):
+        return NotTrackedError(f"{word} is ignored", hint=f"git add -f -- {shell_word(word)}")
+    inside = shell_word(str(Path(word).parent))
+    return NotTrackedError(
+        f"{word} is in another repository, or in a submodule",
+        hint=f"git -C {inside} theta add -- {shell_word(Path(word).name)}",
+    )
 
 
 def _several(repo: Repo, word: str) -> Iterable[str]:

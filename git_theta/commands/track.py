@@ -71,6 +71,10 @@ def _options(format_name: str | None, merge_name: str | None) -> dict[str, str]:
         )
     if merge_name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}(:\S+)?", merge_name):
         raise UsageError(f"this cannot be the name of a merge strategy: {merge_name!r}")
+    if merge_name is not None:
+        strategy = merge_name.partition(":")[0]
+        if strategy not in [*registry.names("merges"), "conflict"]:
+            raise UsageError(f"no strategy is called {strategy!r}", hint="git theta merge --list")
     given = {"theta-format": format_name, "theta-merge": merge_name}
     return {name: value for name, value in given.items() if value is not None}
 

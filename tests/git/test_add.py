@@ -144,6 +144,19 @@ def test_what_cannot_be_added(repo: Sandbox):
     assert repo.git("ls-files") == ""
 
 
+def test_a_file_of_a_repository_within_is_not_called_ignored(repo: Sandbox):
+    repo.git("init", "-q", "sub")
+    repo.theta("track", "*.safetensors", cwd=repo.work / "sub")
+    model(repo.work / "sub" / "in.safetensors")
+    repo.git("add", "-A", cwd=repo.work / "sub")
+    repo.git("commit", "-q", "-m", "within", cwd=repo.work / "sub")
+    repo.git("-c", "advice.addEmbeddedRepo=false", "add", "sub")
+    said = repo.theta("add", "sub/in.safetensors", code=3).stderr
+    assert "is in another repository, or in a submodule" in said
+    hint = said.split("hint: ")[1].split()
+    repo.run(*hint)
+
+
 def test_modes_and_conflicts(repo: Sandbox):
     path = repo.work / "m.safetensors"
     model(path)

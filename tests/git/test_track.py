@@ -46,6 +46,15 @@ def test_twice_is_once(repo: Sandbox):
     assert (repo.work / ".gitattributes").read_bytes() == before
 
 
+def test_a_strategy_that_nobody_has_is_refused(repo: Sandbox):
+    before = (repo.work / ".gitattributes").read_bytes()
+    done = repo.theta("track", "*.bin", "--merge", "avarage", code=2)
+    assert "no strategy is called 'avarage'\nhint: git theta merge --list" in done.stderr
+    assert (repo.work / ".gitattributes").read_bytes() == before
+    for known in ("conflict", "ties:density=0.3"):
+        repo.theta("track", "*.bin", "--merge", known)
+
+
 def test_the_examples_of_its_help_work(repo: Sandbox):
     told = repo.theta("track", "-h").stdout
     examples = re.findall(r"^ +git theta (track .+)$", told, re.MULTILINE)
