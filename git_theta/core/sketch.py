@@ -211,7 +211,7 @@ def _plain(data: Bytes, dtype: str) -> Floats | Words:
 
 def floats(data: Bytes, dtype: str) -> Floats | None:
     """Values as float32, for statistics; None for a dtype that has no numbers."""
-    return _floats(data, dtype) if dtype in DTYPES and _has_numbers(dtype) else None
+    return loops.single(_plain(data, dtype)) if dtype in DTYPES and _has_numbers(dtype) else None
 
 
 def _floats(block: Bytes, dtype: str) -> Floats:
@@ -259,7 +259,7 @@ def _numpy_type(dtype: str) -> Any:
     known = DTYPES[dtype]
     if known.kind in (SIGNED, UNSIGNED):
         return np.dtype(f"<{known.kind[0]}{known.bits // 8}")
-    import ml_dtypes  # only for bf16 of odd length and the fp8 kinds: not worth its import time
+    import ml_dtypes  # only for the fp8 kinds: not worth its import time
 
     return np.dtype(getattr(ml_dtypes, _OTHER_FLOATS[dtype]))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from git_theta.core.dtypes import DTYPES
-from git_theta.core.sketch import BLOCK, Summary, summarize, summarize_rows, unpack
+from git_theta.core.sketch import BLOCK, Summary, floats, summarize, summarize_rows, unpack
 from git_theta.errors import CorruptError
 
 TYPES = {
@@ -144,6 +144,14 @@ def test_the_largest_numbers_have_a_mean_and_no_warnings(dtype: str):
         assert not np.signbit(made.sketch[np.isnan(made.sketch)]).any(), "the same everywhere"
         assert not np.isfinite(made.distance(made) or 0)
     assert np.isfinite(turned(few, few).distance(turned(-few, -few)) or np.nan)
+
+
+def test_bf16_numbers_are_read_without_the_library_for_others():
+    values = np.random.default_rng(3).normal(size=7).astype(TYPES["BF16"])
+    found = floats(values.view(np.uint8), "BF16")
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == values.astype(np.float64).tolist()
 
 
 def test_dtypes_without_numbers_have_none():
