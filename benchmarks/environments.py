@@ -1,12 +1,14 @@
-"""The peers, each in a virtual environment of its own under .cache."""
+"""Virtual environments under .cache: one for each peer, and one as a user of this tool has it."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from benchmarks.sandbox import CACHE, RunError
+from benchmarks.sandbox import CACHE, ROOT, RunError
 
 # What imports torch gets the one that this project is measured with.
 TORCH = "torch==2.13.0"
@@ -28,6 +30,31 @@ def programs(peer: str) -> Path:
     done = folder / "installed"
     if done.exists() and done.read_text() == "\n".join(wanted):
         return folder / "bin"
+    _install(folder, *wanted)
+    done.write_text("\n".join(wanted))
+    return folder / "bin"
+
+
+def ours() -> Path:
+    """The folder of this project's programs, as `pip install .` makes them, installed anew.
+
+    In .venv each start takes longer: it looks for what can be edited, and for what tests bring.
+
+    Raises:
+        RunError: it cannot be installed; says why.
+    """
+    folder = CACHE / "ours"
+    with tempfile.TemporaryDirectory(dir=CACHE) as place:
+        copy = Path(place) / "git-theta"
+        # pip would leave what it builds in the sources.
+        hidden = shutil.ignore_patterns(".*", "build", "*.egg-info", "*.so", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=hidden)
+        _install(folder, str(copy), "-c", str(ROOT / "constraints.txt"))
+    return folder / "bin"
+
+
+def _install(folder: Path, *wanted: str) -> None:
+    """Make a virtual environment with some packages in it."""
     print(f"  installing {wanted[0]} into {folder}", file=sys.stderr, flush=True)
     steps = (
         (sys.executable, "-m", "venv", "--clear", str(folder)),
@@ -38,5 +65,3 @@ def programs(peer: str) -> Path:
         if found.returncode:
             lines = found.stderr.strip().splitlines() or ["no reason given"]
             raise RunError(f"{wanted[0]} cannot be installed: {lines[-1]}")
-    done.write_text("\n".join(wanted))
-    return folder / "bin"

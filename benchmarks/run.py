@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import (
     differences,
+    environments,
     everyday,
     hundred,
     load,
@@ -21,7 +22,7 @@ from benchmarks import (
     updates,
 )
 from benchmarks.report import Section, headed, replaced
-from benchmarks.sandbox import CACHE, ROOT, RunError, Sandbox, sandbox
+from benchmarks.sandbox import CACHE, HERE, ROOT, RunError, Sandbox, sandbox
 
 Part = Callable[[Sandbox, int, float], Section]
 PARTS: dict[str, Part] = {
@@ -68,6 +69,11 @@ def _chosen(given: argparse.Namespace) -> Iterator[tuple[str, Part]]:
         yield "", partial(everyday.measure, kinds=kinds)
 
 
+def _programs(name: str) -> Path:
+    """Whose programs a part tries: where starts count, those that a user has; else ours here."""
+    return environments.ours() if name in ("everyday", "") else HERE
+
+
 def _bench(given: argparse.Namespace) -> int:
     given.dir.mkdir(parents=True, exist_ok=True)
     if not given.quick and shutil.disk_usage(given.dir).free < DISK:
@@ -77,7 +83,7 @@ def _bench(given: argparse.Namespace) -> int:
     for name, part in _chosen(given):
         print(f"{name or 'models'}:", file=sys.stderr)
         try:
-            with sandbox(given.dir) as box:
+            with sandbox(given.dir, _programs(name)) as box:
                 section = part(box, rounds, scale)
                 text = headed(box, section, f"make bench ARGS='-k {name}'")
         except RunError as error:

@@ -37,7 +37,7 @@ class Cost:
     output: str
 
 
-# The interpreter's own folder: the git-theta that is tried is the one of this .venv.
+# The interpreter's own folder: the git-theta that is tried is that of this .venv, unless said.
 HERE = Path(sys.executable).parent
 
 
@@ -119,12 +119,12 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(parent: Path | None = None) -> Iterator[Sandbox]:
-    """A sandbox that is gone afterwards."""
+def sandbox(parent: Path | None = None, programs: Path = HERE) -> Iterator[Sandbox]:
+    """A sandbox that is gone afterwards, with the git-theta of some folder."""
     place = parent or CACHE
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=place) as root:
-        yield Sandbox(Path(root).resolve())
+        yield Sandbox(Path(root).resolve(), programs)
 
 
 def in_child(*arguments: str) -> str:

@@ -60,7 +60,8 @@ class Summary:
         """Estimate the L2 distance of two chunks, or None where that is not possible."""
         if self.sketch is None or other.sketch is None or self.count != other.count:
             return None
-        return float(np.linalg.norm((self.sketch - other.sketch).astype(np.float64)))
+        with np.errstate(invalid="ignore"):  # sums may be infinite
+            return float(np.linalg.norm(self.sketch.astype(np.float64) - other.sketch))
 
 
 def unpack(data: Buffer) -> Summary:
@@ -158,10 +159,16 @@ class _Sums:
             self.low = min(self.low, 0.0 + low)
             self.high = max(self.high, 0.0 + high)
         if signs is not None:
-            self.bins += bins[0]
+            with np.errstate(invalid="ignore"):
+                self.bins += bins[0]
+
+    def sketch(self) -> npt.NDArray[np.float32]:
+        """The sums under signs; one that is no number has the same bits on every machine."""
+        with np.errstate(over="ignore"):
+            return np.where(np.isnan(self.bins), np.nan, self.bins).astype(np.float32)
 
     def _exceptional(self, values: Floats, numbers: Wide, bins: Floats, signs: Signs | None) -> int:
-        """Count what is not finite, and put zeros in its place; squares in float64."""
+        """Count what is not finite, and put zeros in its place; but for a sketch, in float64."""
         good = np.isfinite(values)
         finite = int(np.count_nonzero(good))
         nans = int(np.count_nonzero(np.isnan(values)))
@@ -169,7 +176,8 @@ class _Sums:
         self.infinities += len(values) - finite - nans
         kept = np.where(good, values, np.float32(0))
         loops.totals(kept[np.newaxis], numbers, bins, signs)
-        numbers[0, 0] = np.square(kept, dtype=np.float64).sum()
+        wide = kept.astype(np.float64)
+        numbers[0, :2] = np.square(wide).sum(), wide.sum()
         if finite:
             numbers[0, 2:] = values[good].min(), values[good].max()
         return finite
@@ -183,7 +191,6 @@ def _total(data: Bytes, dtype: str) -> Summary:
     for index, start in enumerate(range(0, len(data), BLOCK * size)):
         block = data[start : start + BLOCK * size]
         sums.add(_plain(block, dtype), _signs(index) if sketched else None)
-    sketch = sums.bins.astype(np.float32) if sketched else None
     return Summary(
         dtype=dtype,
         count=sums.count,
@@ -193,7 +200,7 @@ def _total(data: Bytes, dtype: str) -> Summary:
         high=sums.high if sums.finite else 0.0,
         nans=sums.nans,
         infinities=sums.infinities,
-        sketch=sketch,
+        sketch=sums.sketch() if sketched else None,
     )
 
 
@@ -204,7 +211,7 @@ def _plain(data: Bytes, dtype: str) -> Floats | Words:
 
 def floats(data: Bytes, dtype: str) -> Floats | None:
     """Values as float32, for statistics; None for a dtype that has no numbers."""
-    return _floats(data, dtype) if dtype in DTYPES and _has_numbers(dtype) else None
+    return loops.single(_plain(data, dtype)) if dtype in DTYPES and _has_numbers(dtype) else None
 
 
 def _floats(block: Bytes, dtype: str) -> Floats:
@@ -252,7 +259,7 @@ def _numpy_type(dtype: str) -> Any:
     known = DTYPES[dtype]
     if known.kind in (SIGNED, UNSIGNED):
         return np.dtype(f"<{known.kind[0]}{known.bits // 8}")
-    import ml_dtypes  # only for bf16 of odd length and the fp8 kinds: not worth its import time
+    import ml_dtypes  # only for the fp8 kinds: not worth its import time
 
     return np.dtype(getattr(ml_dtypes, _OTHER_FLOATS[dtype]))
 

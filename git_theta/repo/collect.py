@@ -30,17 +30,17 @@ def collect(repo: Repo, store: Store, catalog: Catalog, grace: int) -> int:
     Does nothing while another process holds the store.
     """
     before = time.time() - grace
-    loose = catalog.loose(before)
-    if not loose and not store.has_temporary():
+    if not catalog.loose(before) and not store.has_temporary():
         return 0
-    known = repo.has_objects({blob for blobs in loose.values() for blob in blobs if blob})
-    claimed = [oid for oid, blobs in loose.items() if blobs & known]
-    catalog.drop_loose(claimed)
-    freed = 0
     with store.alone(wait=False) as ours:
-        if ours:
-            freed = _remove(store, catalog, loose.keys() - set(claimed), before)
-    return freed
+        if not ours:
+            return 0
+        # Looked at under the lock: who added what is loose may have ended meanwhile, and named it.
+        loose = catalog.loose(before)
+        known = repo.has_objects({blob for blobs in loose.values() for blob in blobs if blob})
+        claimed = {oid for oid, blobs in loose.items() if blobs & known}
+        catalog.drop_loose(claimed)
+        return _remove(store, catalog, loose.keys() - claimed, before)
 
 
 def _remove(store: Store, catalog: Catalog, oids: Iterable[str], before: float) -> int:

@@ -173,6 +173,7 @@ class Repo:
         if not oids:
             return set()
         if self.promisor:
+            self.__dict__.pop("local_objects", None)  # Git may have more of them by now
             return set(self.local_objects & set(oids))
         asked = "".join(f"{oid}\n" for oid in oids).encode()
         answer = self.git("cat-file", "--batch-check=%(objectname)", stdin=asked).decode()

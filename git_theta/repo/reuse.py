@@ -207,15 +207,22 @@ class Reuse:
     def _here(self, oid: str) -> bool:
         """Whether an object is here with the right size; it is then kept from collection."""
         if oid not in self._seen:
+            self._hold()
             if not self._store.has(oid, self._sizes.get(oid, -1)):
                 return False
             self._store.freshen(oid)
             self._seen.add(oid)
         return True
 
+    def _hold(self) -> None:
+        """See to it that nothing found here is removed before it is named."""
+        with suppress(ThetaError):  # nor is anything from a store that nobody can write
+            self._store.hold()
+
     def _alone(self, digest: str) -> Chunk | None:
         """A proven record in an object of its own, or (theta.reuse=repository) any."""
         for chunk in self._proofs_of(digest):
+            self._hold()
             path = self._store.find(chunk.at.oid)
             if path is None or chunk.base is not None:
                 continue

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 
 import pytest
 
+from git_theta.commands.session import Session
 from git_theta.core.compact import SLACK, places
 from git_theta.core.manifest import CHUNK, Manifest, parse
+from git_theta.repo.gitrepo import Repo
+from git_theta.repo.objects import Store
 from tests.checkpoints import noise, weights
 from tests.sandbox import Sandbox, encode, model
 from tests.unit.formats.headers import entry, raw_file
@@ -54,6 +58,34 @@ def test_overwriting_leaves_one_version(repo: Sandbox):
     assert named <= stored(repo)
     # The first one was staged, so Git still has its blob, and may be asked for it.
     assert len(stored(repo) - named) <= 2
+
+
+def test_what_is_named_while_it_is_looked_for_stays(repo: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    """A command that added something and ends while another one collects what nobody named."""
+    (repo.work / "readme").write_text("x")
+    repo.commit()
+    model(repo.work / NAME, {"layer.0.weight": weights(40, 50)})
+    repo.git("hash-object", "--path", NAME, NAME)
+    added = stored(repo)
+    assert added
+    repo.git("config", "theta.gracePeriod", "0")
+    monkeypatch.chdir(repo.work)
+    other = Store.of(repo.work / ".git")
+    other.hold()
+    ask = Repo.has_objects
+
+    def and_then_it_ends(self: Repo, oids: Collection[str]) -> set[str]:
+        found = ask(self, oids)
+        repo.git("add", NAME)
+        other.release()
+        return found
+
+    monkeypatch.setattr(Repo, "has_objects", and_then_it_ends)
+    session = Session()
+    session.collect()
+    session.close()
+    other.release()
+    assert added <= stored(repo)
 
 
 def test_what_git_names_is_on_no_list_of_loose_objects(repo: Sandbox):

@@ -115,6 +115,11 @@ def test_the_filter_starts_light():
     assert loaded_after("import git_theta.commands.filter", heavy) == set()
 
 
+def test_a_status_needs_little():
+    heavy = ("_hashlib", "dataclasses", "numpy", "sqlite3", "tempfile")
+    assert loaded_after("from git_theta.commands import filter, session, touched", heavy) == set()
+
+
 def test_the_door_is_light():
     assert loaded_after("import git_theta.cli") == set()
     assert loaded_after("from git_theta.cli import main; main(['--version'])") == set()

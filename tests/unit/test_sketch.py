@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from git_theta.core.dtypes import DTYPES
-from git_theta.core.sketch import BLOCK, Summary, summarize, summarize_rows, unpack
+from git_theta.core.sketch import BLOCK, Summary, floats, summarize, summarize_rows, unpack
 from git_theta.errors import CorruptError
 
 TYPES = {
@@ -119,6 +119,39 @@ def test_the_sketch_is_the_same_on_every_machine():
 
 
 GOLDEN_SIGNS = [-1, 1, 1, -1, 1, 1, -1, 1, 1, 1, -1, 1, 1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_the_largest_numbers_have_a_mean_and_no_warnings(dtype: str):
+    """Masks are filled with the lowest number there is."""
+    from git_theta.core.sketch import _signs
+
+    lowest = np.array([0xFF7F], "<u2").view(TYPES["BF16"]).astype("<f4")[0]
+    made = summary(np.full(BLOCK + 3000, lowest, TYPES[dtype]), dtype)
+    assert made.mean == made.low == made.high == float(lowest)
+    assert made.norm == pytest.approx(-float(lowest) * (BLOCK + 3000) ** 0.5)
+    signs = [_signs(index).values[_signs(index).start :][:BLOCK] for index in (0, 1)]
+
+    def turned(*scales: np.float32) -> Summary:
+        parts = [sign * scale for sign, scale in zip(signs, scales, strict=True)]
+        return summary(np.concatenate(parts).astype(TYPES[dtype]), dtype)
+
+    some, few = lowest / np.float32(5000), lowest / np.float32(12000)
+    for scales in ((lowest, lowest), (lowest, -lowest), (some, some)):
+        made = turned(*scales)
+        assert made.sketch is not None
+        assert not np.isfinite(made.sketch).any()
+        assert not np.signbit(made.sketch[np.isnan(made.sketch)]).any(), "the same everywhere"
+        assert not np.isfinite(made.distance(made) or 0)
+    assert np.isfinite(turned(few, few).distance(turned(-few, -few)) or np.nan)
+
+
+def test_bf16_numbers_are_read_without_the_library_for_others():
+    values = np.random.default_rng(3).normal(size=7).astype(TYPES["BF16"])
+    found = floats(values.view(np.uint8), "BF16")
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == values.astype(np.float64).tolist()
 
 
 def test_dtypes_without_numbers_have_none():
