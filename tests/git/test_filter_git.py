@@ -228,7 +228,7 @@ def test_large_files_stay_manifests(two: tuple[Sandbox, bytes, bytes]):
     repo.git("config", "--global", "theta.smudgeLimit", "10k")
     where, said = clone(repo, "lazy")
     assert f"git theta: {NAME}: left as a manifest, being large" in said
-    assert f"hint: run git theta pull {NAME}" in said
+    assert f"hint: run git theta pull -- {NAME}" in said
     assert (where / "small.safetensors").read_bytes() == small
     stays_clean(repo, where, NAME)
     repo.theta("pull", cwd=where)
