@@ -273,7 +273,9 @@ def test_a_manifest_of_a_newer_version(repo: Sandbox):
         (repo.work / name).unlink()
     done = repo.run("git", "checkout", "--", ".")
     assert f"{NAME}: left as a manifest: the manifest has version 2" in done.stderr
-    assert f"hint: pip install --upgrade git-theta; then run git theta pull -- {NAME}" in done.stderr
+    assert (
+        f"hint: pip install --upgrade git-theta; then run git theta pull -- {NAME}" in done.stderr
+    )
     assert (repo.work / NAME).read_bytes() == newer
     assert (repo.work / "other.safetensors").read_bytes() == other
     stamp(repo.work / NAME)
