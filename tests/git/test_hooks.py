@@ -43,7 +43,7 @@ def write_hook(path: Path, text: str = FOREIGN) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    return "# git-theta hook, version 1" in path.read_text() and os.access(path, os.X_OK)
+    return "# git-theta hook, version 2" in path.read_text() and os.access(path, os.X_OK)
 
 
 def has_objects(origin: Path) -> bool:
@@ -125,9 +125,9 @@ def test_a_hook_that_is_switched_off_stays_off(repo: Sandbox, origin: Path) -> N
 def test_an_older_hook_of_ours_is_renewed(repo: Sandbox, origin: Path) -> None:
     repo.theta("install", "--local")
     now = hook(repo).read_text()
-    write_hook(hook(repo), now.replace("version 1", "version 0"))
+    write_hook(hook(repo), now.replace("version 2", "version 1"))
     repo.theta("install", "--local")
-    newer = now.replace("version 1", "version 2")
+    newer = now.replace("version 2", "version 3")
     assert hook(repo).read_text() == now
     write_hook(hook(repo), newer)
     repo.theta("install", "--local")

@@ -136,8 +136,9 @@ class Victim:
 
     def unlock(self) -> None:
         """Do what Git asks of its user after a crash: remove its locks and temporary files."""
-        for lock in (self.repo.work / ".git").rglob("*.lock"):
-            if "theta" not in lock.parts:
+        git_dir = self.repo.work / ".git"
+        for lock in git_dir.rglob("*.lock"):
+            if lock.relative_to(git_dir).parts[0] != "theta":
                 lock.unlink()
         for left in self.repo.work.glob(".merge_file_*"):
             left.unlink()
