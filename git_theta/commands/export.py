@@ -92,5 +92,5 @@ def write_whole(target: Path, pieces: Iterable[memoryview]) -> None:
         if part is not None:
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            store_failed(error, f"{target} cannot be written")
+            store_failed(error, f"{target} cannot be written", owned="that directory")
         raise

@@ -190,7 +190,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except RecursionError:
         raise FormatError("the header is nested too deep") from None
     except ValueError as error:
-        raise FormatError(f"the header is not JSON: {error}") from None
+        # What Python says of a number with thousands of digits is how to allow it.
+        why = "a number is too long" if "set_int_max_str_digits" in str(error) else error
+        raise FormatError(f"the header is not JSON: {why}") from None
     if not isinstance(header, dict):
         raise FormatError("the header is not a JSON object")
     metadata = header.get(METADATA, {})

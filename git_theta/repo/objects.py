@@ -30,14 +30,16 @@ class StoreError(ThetaError):
     """The object store cannot be written: no space, no permission, a broken disk."""
 
 
-def store_failed(error: OSError, what: str) -> NoReturn:
+def store_failed(
+    error: OSError, what: str, *, owned: str = "the repository's git directory"
+) -> NoReturn:
     """Turn a system error into a message that says what to do."""
     reason = error.strerror or str(error)
     hint = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space and try again; nothing was half-written"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "check who owns the repository's git directory"
+        hint = f"check who owns {owned}"
     raise StoreError(f"{what}: {reason}", hint=hint) from error
 
 

@@ -41,6 +41,14 @@ def staged_blobs(repo: Repo) -> Iterator[TrackedBlob]:
         yield TrackedBlob(entry.path, entry.oid, manifest_text(repo, entry.oid))
 
 
+def no_revision(rev: str) -> NotTrackedError:
+    """What is said where a revision is asked for, and this is none."""
+    hint = "git log --all --oneline"
+    if Path(rev).exists():
+        hint = "that is a path, and a revision is asked for; git theta show takes a file"
+    return NotTrackedError(f"there is no revision {rev!r}", hint=hint)
+
+
 def tree_blobs(repo: Repo, rev: str) -> Iterator[TrackedBlob]:
     """What a revision's tree holds for each path that is tracked by the attributes of now.
 
@@ -48,7 +56,7 @@ def tree_blobs(repo: Repo, rev: str) -> Iterator[TrackedBlob]:
         NotTrackedError: there is no such revision.
     """
     if repo.resolve(rev + "^{tree}") is None:
-        raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+        raise no_revision(rev)
     listing = repo.git("ls-tree", "-r", "-z", "--full-tree", rev)
     files: dict[str, str] = {}
     for item in listing.split(b"\0"):
@@ -84,7 +92,7 @@ def find_blob(repo: Repo, rev: str | None, path: str) -> tuple[str, bytes]:
             break
     else:
         if rev and repo.resolve(rev) is None:
-            raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+            raise no_revision(rev)
         raise NotTrackedError(f"there is no file {path!r} {where}", hint="git theta ls-files")
     if not is_manifest(found[1]):
         raise NotTrackedError(
@@ -234,7 +242,7 @@ def history(repo: Repo, rev: str) -> list[Commit]:
         NotTrackedError: there is no such revision.
     """
     if repo.resolve(rev + "^{commit}") is None:
-        raise NotTrackedError(f"there is no revision {rev!r}", hint="git log --all --oneline")
+        raise no_revision(rev)
     told = repo.git(
         "log", "--reverse", "--topo-order", "--raw", "-z", "--no-abbrev", "--no-renames", "-m",
         "--root", "--format=commit %H %s", rev, "--",

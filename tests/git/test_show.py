@@ -78,6 +78,11 @@ def test_what_is_not_there_ends_with_3(
     assert "hint: " in done.stderr
 
 
+def test_a_path_where_a_revision_is_asked_for(history: tuple[Sandbox, bytes, bytes]):
+    for verb in ("ls-files", "du"):
+        assert "hint: that is a path" in history[0].theta(verb, "sub", code=3).stderr
+
+
 def test_a_path_outside_is_a_misuse(history: tuple[Sandbox, bytes, bytes]):
     assert "outside the repository" in history[0].theta("show", "/etc/passwd", code=2).stderr
 
