@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,6 +74,36 @@ def test_broken_files_are_stored_with_a_word(repo: Sandbox, name: str, said: str
     (repo.work / NAME).unlink()
     repo.git("checkout", "--", NAME)
     assert (repo.work / NAME).read_bytes() == data
+
+
+def test_broken_files_in_the_work_tree_stop_nothing(repo: Sandbox):
+    """status, diff and stash while they lie there, and the way back to what was committed."""
+    broken = {
+        f"{n}.safetensors": odd_files()[f"odd-{n}.bin"] for n in ("data-cut", "empty", "random")
+    }
+    data = {name: model(repo.work / name) for name in broken}
+    repo.commit()
+
+    def write(files: Mapping[str, bytes]) -> str:
+        for name, content in files.items():
+            (repo.work / name).write_bytes(content)
+        return repo.git("status", "--porcelain")
+
+    def found() -> dict[str, bytes]:
+        return {name: (repo.work / name).read_bytes() for name in broken}
+
+    assert write(broken) == "".join(f" M {name}\n" for name in sorted(broken))
+    for words in (("diff",), ("diff", "--stat"), ("theta", "diff", "--exact")):
+        told = repo.git(*words)
+        assert all(name in told for name in broken)
+    repo.git("stash", "-q")
+    assert found() == data
+    repo.git("stash", "show", "-p")
+    repo.git("stash", "pop", "-q")
+    assert found() == broken
+    repo.git("checkout", "--", ".")
+    assert found() == data
+    assert repo.git("status", "--porcelain") == ""
 
 
 def test_a_zip_bomb(repo: Sandbox):

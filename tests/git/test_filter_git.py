@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from git_theta.core.manifest import MAGIC, is_manifest
-from tests.checkpoints import noise, weights
+from tests.checkpoints import noise, torch_zip, weights
 from tests.sandbox import Sandbox, encode, model
 
 pytestmark = pytest.mark.git
@@ -172,6 +172,29 @@ def test_from_a_subdirectory(repo: Sandbox):
         "??",
         ".gitattributes",
     ]
+
+
+def test_little_memory_in_a_subdirectory(repo: Sandbox):
+    """Nothing is left beside the files, whether Git writes them or we do."""
+    repo.theta("track", "*.pt", "-q")
+    repo.git("config", "theta.memory", "1")
+    below = repo.work / "sub" / "deep"
+    arrays = {"a": weights(40, 50), "b": weights(7)}
+    first = {NAME: encode(arrays), "m.pt": torch_zip(arrays)}
+    arrays["b"] = weights(7, seed=2)
+    second = {NAME: encode(arrays), "m.pt": torch_zip(arrays)}
+    below.mkdir(parents=True)
+    for version in (first, second):
+        for name, data in version.items():
+            (below / name).write_bytes(data)
+        repo.git("add", ".", cwd=below)
+        repo.git("commit", "-q", "-m", "from below", cwd=below)
+    us = "-c theta.directFrom=1 checkout"
+    for words, version in (("checkout -q main~1", first), (f"{us} -q main", second)):
+        repo.git(*words.split(), cwd=below)
+        assert {name: (below / name).read_bytes() for name in version} == version
+    assert sorted(path.name for path in below.iterdir()) == sorted(second)
+    assert not [path for path in (repo.work / "sub").iterdir() if path != below]
 
 
 def test_links_and_modes(repo: Sandbox):

@@ -245,6 +245,23 @@ def test_hooks_that_call_each_other_end(repo: Sandbox, origin: Path) -> None:
     assert has_objects(origin)
 
 
+def test_other_hooks_of_the_user_stay_and_run(repo: Sandbox, origin: Path) -> None:
+    names = ("pre-commit", "commit-msg", "post-commit", "post-checkout", "post-merge")
+    text = '#!/bin/sh\necho "$(basename "$0")" >>"$HOME/ran"\n'
+    for name in names:
+        write_hook(hook(repo).with_name(name), text)
+    repo.theta("install", "--local")
+    repo.commit()
+    repo.git("checkout", "-q", "-b", "side")
+    repo.git("commit", "-q", "--allow-empty", "-m", "more")
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "side")
+    repo.git("push", "-q", "origin", "main")
+    assert has_objects(origin)
+    assert set((repo.home / "ran").read_text().split()) == {*names}
+    assert all(hook(repo).with_name(name).read_text() == text for name in names)
+
+
 # --- beside Git LFS ------------------------------------------------------------------------------
 
 

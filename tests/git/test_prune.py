@@ -151,3 +151,26 @@ def test_a_remote_out_of_reach_stops_it(history: Sandbox, tmp_path: Path):
     done = history.theta("prune", "--verify-remote", gone, code=6)
     assert "nothing was removed" in done.stderr
     assert history.objects() == before
+
+
+def test_git_lfs_prune_takes_nothing_of_ours(repo: Sandbox):
+    """It deletes what no pointer names, and knows no manifests; nothing is pushed yet."""
+    repo.git("lfs", "install", "--skip-repo")
+    repo.git("init", "-q", "--bare", repo.root / "origin.git")
+    repo.git("remote", "add", "origin", repo.root / "origin.git")
+    versions = []
+    for number in range(2):
+        change = {"layer.2.weight": np.full((40, 50), number)}
+        versions.append(model(repo.work / "m.safetensors", change))
+        repo.commit()
+    before = repo.objects()
+    oid = before[0].name
+    its_own = repo.work / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    its_own.parent.mkdir(parents=True)
+    shutil.copyfile(before[0], its_own)
+    repo.git("lfs", "prune", "--force", "--recent")
+    assert not its_own.exists(), "it did its work"
+    assert repo.objects() == before
+    for number, data in enumerate(reversed(versions)):
+        repo.git("checkout", "-q", f"main~{number}")
+        assert (repo.work / "m.safetensors").read_bytes() == data

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from git_theta.errors import ThetaError
 from git_theta.formats.scanning import scan
 from git_theta.testing import BytesReader
+from tests.checkpoints import torch_zip as saved
 from tests.models import published
 from tests.sandbox import Sandbox, model
 
@@ -199,3 +200,44 @@ def test_the_policy_can_refuse_or_be_off(repo: Sandbox):
     repo.git("config", "theta.scan", "off")
     assert "posix" not in repo.run("git", "add", "evil.pt").stderr
     assert repo.git("ls-files", "evil.pt").strip() == "evil.pt"
+
+
+@pytest.mark.git
+def test_no_command_runs_what_a_pickle_says(repo: Sandbox):
+    """Neither where the user allows PyTorch to, nor where its tensors are merged."""
+    repo.theta("track", "*.pt", "-q")
+    mark, path = repo.root / "taken-over", repo.work / "evil.pt"
+    call = f"cposix\nsystem\n(Vecho >'{mark}'\ntR".encode()
+    repo.env["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+
+    def write(number: int) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(saved({"w": np.full((9, 9), number)}))) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        pickled = members.pop("archive/data.pkl").removesuffix(b"u.") + b"Vevil\n" + call + b"u."
+        path.write_bytes(torch_zip(pickled, {"m" + n[7:]: data for n, data in members.items()}))
+        return path.read_bytes()
+
+    pickle.loads(call + b".")
+    assert mark.exists(), "whoever loads it is taken over"
+    mark.unlink()
+    write(0)
+    repo.commit("base")
+    repo.git("checkout", "-q", "-b", "other")
+    theirs = write(1)
+    repo.git("status")
+    assert "evil.pt" in repo.git("diff")
+    repo.commit("theirs")
+    repo.git("checkout", "-q", "main")
+    write(3)
+    repo.theta("add", "evil.pt")
+    repo.commit("ours")
+    assert [t["name"] for t in repo.json("show", "evil.pt")["tensors"]] == ["w"]
+    repo.theta("diff", "--exact", "main", "other")
+    repo.theta("scan", code=1)
+    repo.theta("add", "evil.pt", "--from", path, code=7)
+    repo.theta("merge", "other", "--strategy", "average")
+    assert np.full((9, 9), 2, "<f4").tobytes() in path.read_bytes()
+    repo.theta("fsck")
+    repo.git("checkout", "-q", "other")
+    assert path.read_bytes() == theirs
+    assert not mark.exists()

@@ -282,6 +282,93 @@ def test_a_base_that_is_gone_or_damaged_is_no_base(repo: Sandbox):
     assert kinds(repo) == {"dense"}
 
 
+def test_a_tip_that_is_an_update_needs_no_commit_of_its_bases(repo: Sandbox, tmp_path: Path):
+    """They are beyond the edge of a shallow clone, or were rewritten and are gone for good."""
+    first, host = layers(), tmp_path / "host.git"
+    repo.git("init", "-q", "--bare", host)
+    second = tuned(first)
+    second["layer.0"] = first["layer.0"].copy()
+    second["layer.0"].ravel()[::200] += 1
+    u, v = weights(80, 4, seed=5), weights(4, 100, seed=6)
+    second["layer.1"] = (first["layer.1"].astype("f8") + u @ v).astype("<f4")
+    versions = [put(repo, first), put(repo, second)]
+    assert kinds(repo) == {"sparse", "low-rank", "delta"}
+    repo.git("push", "-q", host.as_uri(), "HEAD:main")
+
+    def cloned(name: str, *words: str) -> Sandbox:
+        person = Sandbox(tmp_path / name)
+        person.install()
+        person.git("clone", "-q", *words, host.as_uri(), person.work)
+        assert (person.work / NAME).read_bytes() == versions[-1]
+        assert person.git("status", "--porcelain") == ""
+        return person
+
+    shallow = cloned("shallow", "--depth=1")
+    second["layer.0"].ravel()[7::200] -= 1
+    versions.append(put(shallow, second))
+    assert "sparse" in kinds(shallow)
+    shallow.git("push", "-q", "origin", "HEAD:main")
+    cloned("shallow too", "--depth=1")
+
+    repo.git("pull", "-q", "--ff-only", host.as_uri(), "main")
+    old = repo.git("rev-list", "HEAD").split()
+    edit = {"GIT_SEQUENCE_EDITOR": "sed -i 1s/pick/reword/", "GIT_EDITOR": "sed -i 1s/^/better/"}
+    repo.git("rebase", "-q", "-i", "--root", env=edit)
+    assert not set(old) & set(repo.git("rev-list", "HEAD").split())
+    repo.git("push", "-q", "--force", host.as_uri(), "HEAD:main")
+    repo.git("reflog", "expire", "--expire=now", "--all")
+    (repo.work / ".git" / "FETCH_HEAD").unlink()
+    repo.git("gc", "-q", "--prune=now")
+    repo.git("-c", "theta.gracePeriod=0", "theta", "prune")
+    assert repo.run("git", "cat-file", "-e", old[-1], code=None).returncode
+    for person in (repo, cloned("whole")):
+        for number, data in enumerate(versions):
+            person.git("checkout", "-q", f"main~{2 - number}")
+            assert (person.work / NAME).read_bytes() == data
+
+
+def test_signs_of_zeros_survive(repo: Sandbox):
+    """0.0 and -0.0 are equal numbers and different bits, in the base and in what changed."""
+    old = weights(80, 100)
+    old[::2, ::3], old[1::4, ::3] = 0.0, -0.0
+    few, product = old.copy(), old.copy()
+    few[5, 1:50:3] += 1
+    product[40:] = old[40:].astype("f8") + weights(40, 2, seed=5) @ weights(2, 100, seed=6)
+    for new in (few, product):
+        new[0, 0], new[1, 0] = -0.0, 0.0
+        assert np.signbit(new[:40][new[:40] == 0]).any(), "numpy's -0.0 + 0.0 is 0.0"
+    repo.git("config", "theta.update", "sparse,low-rank")
+    first = put(repo, {"few": old, "product": old})
+    second = put(repo, {"few": few, "product": product})
+    told = {t["name"]: t["kinds"] for t in repo.json("show", NAME)["tensors"]}
+    assert told == {"few": ["sparse"], "product": ["low-rank"]}
+    for rev, data in (("HEAD~1", first), ("HEAD", second)):
+        repo.git("checkout", "-q", rev, "--", NAME)
+        assert (repo.work / NAME).read_bytes() == data
+
+
+def test_an_update_that_is_asked_for_where_there_is_nothing_to_update(repo: Sandbox):
+    """The first commit, a tensor that is new, one of another shape, rank, dtype, or no numbers."""
+    asked = ("sparse", "low-rank", "ia3", "delta")
+    lines = [f"{kind}.safetensors theta-update={kind}\n" for kind in asked]
+    with (repo.work / ".gitattributes").open("a") as file:
+        file.writelines(lines)
+    first = layers() | {"none": weights(0), "one": weights()}
+    shapes = {"new": weights(40, 30), "layer.0": weights(64, 125), "one": weights(1)}
+    ranks = {"layer.1": weights(8000), "layer.2": weights(80, 10, 10), "none": weights(3)}
+    versions: list[Arrays] = [first, first | shapes, ranks]
+    for number, data in enumerate([*map(encode, versions), half(layers())]):
+        for kind in asked:
+            (repo.work / f"{kind}.safetensors").write_bytes(data)
+        if number % 2:
+            repo.theta("add", ".")
+        repo.commit()
+        repo.git("checkout-index", "-f", "-a")
+        for kind in asked:
+            assert (repo.work / f"{kind}.safetensors").read_bytes() == data
+    assert repo.json("fsck")["losses"] == []
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 

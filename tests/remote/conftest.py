@@ -45,6 +45,14 @@ def alice(tmp_path: Path, host: Path) -> Person:
 
 
 @pytest.fixture
+def carol(tmp_path: Path) -> Person:
+    """A third person, who clones what the others made."""
+    person = Person(tmp_path / "carol")
+    person.install()
+    return person
+
+
+@pytest.fixture
 def bob(tmp_path: Path) -> Person:
     """Somebody else, with a home of his own; all he ever ran is `git theta install`."""
     person = Person(tmp_path / "bob")

@@ -176,6 +176,60 @@ def test_a_colleague_without_the_tool_commits_on_top(
     assert bob.history() == [first, second]
 
 
+def test_commits_however_they_came_about_are_pushed(
+    alice: Person, bob: Person, carol: Person, host: Path
+) -> None:
+    """A pull that merges, a patch that is applied, a model that is removed."""
+    alice.save(0)
+    alice.push()
+    bob.clone(host)
+    alice.save(1)
+    mail = alice.root / "mail"
+    mail.write_text(alice.git("format-patch", "--stdout", "-1"))
+    alice.save(2)
+    alice.push()
+    bob.save(3)
+    bob.git("pull", "-q", "--no-rebase", "--no-edit", "origin", "main")
+    merged = bob.file.read_bytes()
+    assert len(bob.git("log", "-1", "--format=%P").split()) == 2
+    bob.git("checkout", "-q", "-b", "mailed", "main~1")
+    bob.git("am", "-q", "--3way", mail)
+    mailed = bob.file.read_bytes()
+    bob.git("checkout", "-q", "-b", "gone")
+    bob.git("rm", "-q", NAME)
+    bob.git("commit", "-q", "-m", "no model any more")
+    bob.push("origin", "main", "mailed", "gone")
+
+    carol.clone(host)
+    assert carol.file.read_bytes() == merged
+    carol.git("checkout", "-q", "mailed")
+    assert carol.file.read_bytes() == mailed
+    assert len({merged, mailed}) == 2
+    carol.git("checkout", "-q", "gone")
+    assert not carol.file.exists()
+
+
+def test_a_clone_that_lost_its_store_goes_on(
+    alice: Person, bob: Person, carol: Person, host: Path
+) -> None:
+    """New branches of old commits, a new version, a branch that is deleted."""
+    first, second = alice.save(0), alice.save(1)
+    alice.push()
+    alice.push("origin", "HEAD:refs/heads/stale")
+    bob.clone(host)
+    shutil.rmtree(bob.work / ".git" / "theta")
+    bob.push("origin", "HEAD~1:refs/heads/old")
+    bob.push("--delete", "origin", "stale")
+    third = bob.save(2)
+    bob.push("origin", "HEAD:refs/heads/new")
+
+    carol.clone(host)
+    for rev, data in {"old": first, "main": second, "new": third}.items():
+        carol.git("checkout", "-q", rev)
+        assert carol.file.read_bytes() == data
+    assert "stale" not in carol.git("branch", "-r")
+
+
 def test_cloning_a_working_repository_links_its_objects(alice: Person, bob: Person) -> None:
     data = alice.save(0)
     bob.clone(alice.work)
