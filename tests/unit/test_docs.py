@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from git_theta.commands.menu import COMMANDS
+from git_theta.commands.menu import COMMANDS, MENU
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+# Verbs whose options are those of Git.
+PASSED_ON = ("switch", "checkout", "restore")
 
 
 def test_the_example_of_a_format_obeys_the_laws(tmp_path: Path):
@@ -36,6 +39,23 @@ def test_the_example_of_a_format_obeys_the_laws(tmp_path: Path):
 def test_commands_that_a_page_names_exist(page: Path):
     named = set(re.findall(r"git theta ([a-z][a-z-]+)", page.read_text()))
     assert named - {"merge", "diff"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_a_page_names_exist(page: Path):
+    for verb, words in re.findall(r"git theta ([a-z][a-z-]+)([^`\n|;&)]*)", page.read_text()):
+        if verb not in PASSED_ON:
+            plain = re.sub(r"'[^']*'|\"[^\"]*\"", "", words)
+            named = set(re.findall(r"(?<=[ \[])--[a-z][a-z-]*", plain))
+            assert named - {"--help"} <= options_of(verb), verb + words
+
+
+def options_of(verb: str) -> set[str]:
+    found = MENU.get_command(click.Context(MENU), verb)
+    assert found is not None
+    below = found.commands.values() if isinstance(found, click.Group) else ()
+    parameters = [parameter for one in (found, *below) for parameter in one.params]
+    return {name for one in parameters for name in (*one.opts, *one.secondary_opts)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
