@@ -132,6 +132,7 @@ class Reuse:
         Its objects must be here, and each either be named by this branch already or hold nothing
         that the manifest does not use.
         """
+        self._hold()
         if not all(self._store.has(oid, size) for oid, size in manifest.objects.items()):
             return False
         with self._guard:
