@@ -291,9 +291,10 @@ def test_a_tip_that_is_an_update_needs_no_commit_of_its_bases(repo: Sandbox, tmp
     second["layer.0"].ravel()[::200] += 1
     u, v = weights(80, 4, seed=5), weights(4, 100, seed=6)
     second["layer.1"] = (first["layer.1"].astype("f8") + u @ v).astype("<f4")
+    repo.git("remote", "add", "origin", host.as_uri())
     versions = [put(repo, first), put(repo, second)]
     assert kinds(repo) == {"sparse", "low-rank", "delta"}
-    repo.git("push", "-q", host.as_uri(), "HEAD:main")
+    repo.git("push", "-q", "origin", "HEAD:main")
 
     def cloned(name: str, *words: str) -> Sandbox:
         person = Sandbox(tmp_path / name)
@@ -310,12 +311,12 @@ def test_a_tip_that_is_an_update_needs_no_commit_of_its_bases(repo: Sandbox, tmp
     shallow.git("push", "-q", "origin", "HEAD:main")
     cloned("shallow too", "--depth=1")
 
-    repo.git("pull", "-q", "--ff-only", host.as_uri(), "main")
+    repo.git("pull", "-q", "--ff-only", "origin", "main")
     old = repo.git("rev-list", "HEAD").split()
     edit = {"GIT_SEQUENCE_EDITOR": "sed -i 1s/pick/reword/", "GIT_EDITOR": "sed -i 1s/^/better/"}
     repo.git("rebase", "-q", "-i", "--root", env=edit)
     assert not set(old) & set(repo.git("rev-list", "HEAD").split())
-    repo.git("push", "-q", "--force", host.as_uri(), "HEAD:main")
+    repo.git("push", "-q", "--force", "origin", "HEAD:main")
     repo.git("reflog", "expire", "--expire=now", "--all")
     repo.git("gc", "-q", "--prune=now")
     repo.git("-c", "theta.gracePeriod=0", "theta", "prune")
