@@ -98,7 +98,6 @@ def test_broken_files_in_the_work_tree_stop_nothing(repo: Sandbox):
         assert all(name in told for name in broken)
     repo.git("stash", "-q")
     assert found() == data
-    repo.git("stash", "show", "-p")
     repo.git("stash", "pop", "-q")
     assert found() == broken
     repo.git("checkout", "--", ".")
