@@ -107,9 +107,9 @@ def summarize_rows(rows: Bytes, dtype: str) -> list[Summary | None]:
 
     All that can be done to many rows at once is; what needs more care is done row by row.
     """
-    known = DTYPES.get(dtype)
-    count = rows.shape[1] // known.word if known is not None and dtype in _TOGETHER else 0
-    if not 0 < count < _SKETCHED_FROM or rows.nbytes != len(rows) * count * DTYPES[dtype].word:
+    word = DTYPES[dtype].word if dtype in _TOGETHER else 0
+    count = rows.shape[1] // word if word else 0
+    if not 0 < count < _SKETCHED_FROM or rows.shape[1] % word:
         return [summarize(row, dtype) for row in rows]
     numbers = np.empty((len(rows), 4))
     loops.totals(_plain(rows, dtype), numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ def staged_blobs(repo: Repo) -> Iterator[TrackedBlob]:
 def no_revision(rev: str) -> NotTrackedError:
     """What is said where a revision is asked for, and this is none."""
     hint = "git log --all --oneline"
-    if Path(rev).exists():
+    if os.path.lexists(rev):  # which says no to what is too long for a name
         hint = "that is a path, and a revision is asked for; git theta show takes a file"
     return NotTrackedError(f"there is no revision {rev!r}", hint=hint)
 
